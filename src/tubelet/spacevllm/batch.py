@@ -1,0 +1,120 @@
+"""From samples to what `SpaceVLLM.forward` takes: text to ids, boxes to tensors, questions grouped by video."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from tubelet.spacevllm.config import SpaceVLLMConfig
+from tubelet.spacevllm.loss import SpaceTruth
+from tubelet.spacevllm.pack import Packed, Suffix, pack
+from tubelet.spacevllm.prompts import (
+    Prefix,
+    PromptLayout,
+    answer_text,
+    encode,
+    encode_query,
+    make_prefix,
+    question_text,
+    snapped,
+)
+from tubelet.training.samples import Sample
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    packed: Packed
+    pixels: torch.Tensor  # (N, 3, S, S) uint8, all frames of all samples, row after row
+    truth: SpaceTruth
+    n_questions: int
+
+    def to(self, device: torch.device | str) -> Batch:
+        names = SpaceTruth.__slots__
+        truth = SpaceTruth(**{name: getattr(self.truth, name).to(device) for name in names})
+        return replace(self, packed=self.packed.to(device), pixels=self.pixels.to(device), truth=truth)
+
+
+def collate(
+    samples: Sequence[Sample],
+    config: SpaceVLLMConfig,
+    layout: PromptLayout,
+    tokenizer: Any,
+    tokens_per_frame: int,
+) -> Batch:
+    """Samples (each with at least one question) to one batch; frames may differ in number between samples."""
+    prefixes, suffixes = [], []
+    for sample in samples:
+        prefixes.append(
+            make_prefix(
+                config, layout, tokenizer, sample.times_s, sample.duration_s, tokens_per_frame, sample.is_image
+            )
+        )
+        suffixes.append([_suffix(sample, k, config, layout, tokenizer) for k in range(len(sample.questions))])
+    packed = pack(prefixes, suffixes)
+    return Batch(
+        packed=packed,
+        pixels=torch.from_numpy(np.concatenate([s.pixels for s in samples])).permute(0, 3, 1, 2),
+        truth=_truth(samples, packed.frame_mask.shape[1]),
+        n_questions=sum(len(s.questions) for s in samples),
+    )
+
+
+def _suffix(sample: Sample, k: int, config: SpaceVLLMConfig, layout: PromptLayout, tokenizer: Any) -> Suffix:
+    question = sample.questions[k]
+    span = question.span
+    if span is not None and config.snap_answers and not sample.is_image and question.task in ("stvg", "tvg"):
+        start, end = snapped(span, sample.times_s, sample.duration_s)
+        span = replace(span, start_s=start, end_s=max(end, start + 1e-3))
+    words = question_text(config, question.task, question.query, question.span)
+    if not question.learn_answer:  # the decoder reads the question's words only: the rest would be wasted work
+        return Suffix(question=tuple(encode_query(tokenizer, words)), tail=())
+    answer = answer_text(config, question.task, span, question.present, question.answer)
+    return Suffix(
+        question=tuple(encode_query(tokenizer, words)),
+        tail=layout.tail,
+        answer=(*encode(tokenizer, answer), *layout.end),
+    )
+
+
+def _truth(samples: Sequence[Sample], n_frames: int) -> SpaceTruth:
+    rows: dict[str, list[npt.NDArray[Any]]] = {"boxes": [], "has": [], "active": [], "mask": []}
+    flags: list[tuple[bool, bool, bool]] = []
+    for sample in samples:
+        n = len(sample.times_s)
+        for question in sample.questions:
+            pad = (0, n_frames - n)
+            rows["boxes"].append(np.pad(_to_cxcywh(question.boxes_xyxy), (pad, (0, 0))))
+            rows["has"].append(np.pad(question.has_box, pad))
+            rows["active"].append(np.pad(question.active, pad))
+            rows["mask"].append(np.pad(np.ones(n, dtype=bool), pad))
+            grounded = question.task in ("stvg", "tvg", "svg", "rec")
+            flags.append((question.task in ("stvg", "tvg"), question.present, grounded))
+    flag = torch.tensor(flags, dtype=torch.bool).reshape(-1, 3)
+    return SpaceTruth(
+        boxes_cxcywh=torch.from_numpy(np.stack(rows["boxes"])).float(),
+        has_box=torch.from_numpy(np.stack(rows["has"])),
+        active=torch.from_numpy(np.stack(rows["active"])),
+        timed=flag[:, 0],
+        present=flag[:, 1],
+        judged=flag[:, 2],
+        frame_mask=torch.from_numpy(np.stack(rows["mask"])),
+    )
+
+
+def _to_cxcywh(boxes: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return np.concatenate([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]], axis=1)
+
+
+def normalise(pixels: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
+    """uint8 (N, 3, S, S) to what the vision tower takes; on the pixels' own device (send uint8, normalise there)."""
+    scale = 1 / (255 * torch.tensor(std, device=pixels.device))
+    shift = torch.tensor(mean, device=pixels.device) / torch.tensor(std, device=pixels.device)
+    return pixels.float() * scale[:, None, None] - shift[:, None, None]
+
+
+__all__ = ["Batch", "Prefix", "collate", "normalise"]

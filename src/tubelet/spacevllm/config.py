@@ -1,0 +1,95 @@
+"""Settings of a SpaceVLLM model that are not in its LLaVA-OneVision base. Stored in the checkpoint's config.json.
+
+Every field that the paper leaves open is an option here; docs/papers.md lists them with our defaults.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from tubelet.errors import ModelError
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderConfig:
+    """The query-guided space decoder (paper, section 3.3).
+
+    attention: "parameter_free" (plain scaled dot-product attention over the LLM's features) or "projected".
+    keys: which visual tokens a frame's query may read: "own_frame" or "all_frames".
+    width, heads, layers: for "projected" only.
+    temporal_layers: self-attention over the per-frame vectors (our addition; 0 in the paper).
+    grid_position: add a position code to the visual tokens before they are read (our addition).
+    """
+
+    attention: str = "projected"
+    keys: str = "own_frame"
+    width: int = 128
+    heads: int = 4
+    layers: int = 1
+    temporal_layers: int = 0
+    grid_position: bool = False
+
+    def __post_init__(self) -> None:
+        if self.attention not in ("parameter_free", "projected"):
+            raise ModelError(f"decoder.attention is parameter_free or projected, got {self.attention!r}")
+        if self.keys not in ("own_frame", "all_frames"):
+            raise ModelError(f"decoder.keys is own_frame or all_frames, got {self.keys!r}")
+        if self.width % self.heads:
+            raise ModelError(f"decoder.width {self.width} is not a multiple of decoder.heads {self.heads}")
+
+
+@dataclass(frozen=True, slots=True)
+class SpaceVLLMConfig:
+    """
+    max_frames: N_v, how many frames are sampled; there are N_v + 1 query tokens, the last for single images.
+    time_layout: where the frame times are told: "list" after the frames (paper), "interleaved" before each frame.
+    prompts: "full" sentences, or "brief" ones for models with a small vocabulary.
+    span_reader: what the span is read from by default: "text" (paper), "activity" or "both" (our additions).
+    time_decimals: of the seconds in prompts and answers.
+    snap_answers: training answers name the times of sampled frames instead of the exact seconds (our addition).
+    mid_layer: layer of the LLM whose states also predict activity during training (our addition; 0: none).
+    activity: train and use the activity, presence and box-quality heads (our additions).
+    presence_threshold: below it the answer is "not in this video".
+    domain: what the model knows, for the warning when it is used on something else.
+    """
+
+    max_frames: int = 64
+    time_layout: str = "list"
+    prompts: str = "full"
+    span_reader: str = "text"
+    time_decimals: int = 2
+    snap_answers: bool = False
+    mid_layer: int = 0
+    activity: bool = True
+    presence_threshold: float = 0.5
+    domain: str = ""
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+
+    def __post_init__(self) -> None:
+        for name, options in (
+            ("time_layout", ("list", "interleaved", "none")),
+            ("prompts", ("full", "brief")),
+            ("span_reader", ("text", "activity", "both")),
+        ):
+            if getattr(self, name) not in options:
+                raise ModelError(f"{name} is one of {', '.join(options)}, got {getattr(self, name)!r}")
+        if self.max_frames < 1:
+            raise ModelError(f"max_frames must be at least 1, got {self.max_frames}")
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> SpaceVLLMConfig:
+        known = {f.name for f in fields(cls)}
+        unknown = set(data) - known
+        if unknown:
+            raise ModelError(
+                f"the checkpoint has settings this tubelet does not know: {', '.join(sorted(unknown))}; "
+                "it was written by a newer version"
+            )
+        values = dict(data)
+        values["decoder"] = DecoderConfig(**values.get("decoder", {}))
+        return cls(**values)

@@ -1,0 +1,115 @@
+"""The losses of SpaceVLLM (paper, equation 3): text cross-entropy + L1 and GIoU of the boxes; and our additions.
+
+    L = text + lambda * (lambda_1 * L1 + lambda_2 * (1 - GIoU)) + activity + presence + quality + middle
+
+Box losses count only frames that have a true box (paper: inside the true span); every frame weighs the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from tubelet.spacevllm.decoder import DecoderOutput, cxcywh_to_xyxy
+
+
+@dataclass(frozen=True, slots=True)
+class LossWeights:
+    """Weights of the sum; l1 and giou are DETR's 5 and 2 (the paper names none). 0 switches a term off."""
+
+    text: float = 1.0
+    space: float = 1.0
+    l1: float = 5.0
+    giou: float = 2.0
+    activity: float = 1.0
+    presence: float = 0.5
+    quality: float = 0.2
+    middle: float = 0.5
+
+
+def giou(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Generalised IoU of paired xyxy boxes (..., 4) -> (...,), in [-1, 1] (Rezatofighi et al. 2019)."""
+    overlap, union = _overlap_and_union(a, b)
+    hull = (torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])).clamp_min(0).prod(-1)
+    return overlap / union.clamp_min(1e-9) - (hull - union) / hull.clamp_min(1e-9)
+
+
+def box_iou(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """IoU of paired xyxy boxes (..., 4) -> (...,)."""
+    overlap, union = _overlap_and_union(a, b)
+    return overlap / union.clamp_min(1e-9)
+
+
+def _overlap_and_union(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    shared = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp_min(0).prod(-1)
+    areas = [(box[..., 2:] - box[..., :2]).clamp_min(0).prod(-1) for box in (a, b)]
+    return shared, areas[0] + areas[1] - shared
+
+
+@dataclass(frozen=True, slots=True)
+class SpaceTruth:
+    """Truth of Q questions over T frames.
+
+    boxes_cxcywh (Q, T, 4), has_box (Q, T); active (Q, T) with timed (Q,): whether activity is to be learnt;
+    present (Q,) with judged (Q,): whether presence is; frame_mask (Q, T): real frames.
+    """
+
+    boxes_cxcywh: torch.Tensor
+    has_box: torch.Tensor
+    active: torch.Tensor
+    timed: torch.Tensor
+    present: torch.Tensor
+    judged: torch.Tensor
+    frame_mask: torch.Tensor
+
+
+def text_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Mean cross-entropy over answer tokens: logits (N, V) of the positions before them, labels (N,)."""
+    if len(labels) == 0:
+        return logits.sum() * 0.0
+    return F.cross_entropy(logits.float(), labels)
+
+
+def space_losses(output: DecoderOutput, truth: SpaceTruth) -> dict[str, torch.Tensor]:
+    """The terms, each a mean over what it counts (0 where there is nothing to count)."""
+    rows = truth.has_box
+    predicted, true = output.boxes_cxcywh[rows], truth.boxes_cxcywh[rows]
+    count = max(int(rows.sum()), 1)
+    predicted_xyxy, true_xyxy = cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(true)
+    losses = {
+        "l1": (predicted - true).abs().sum(-1).sum() / count,
+        "giou": (1 - giou(predicted_xyxy, true_xyxy)).sum() / count,
+    }
+    iou = box_iou(predicted_xyxy, true_xyxy).detach()
+    losses["quality"] = _mean_bce(output.quality_logits[rows], iou)
+    counted = truth.frame_mask & truth.timed[:, None]
+    losses["activity"] = _mean_bce(output.activity_logits[counted], truth.active[counted].float())
+    losses["presence"] = _mean_bce(output.presence_logits[truth.judged], truth.present[truth.judged].float())
+    return losses
+
+
+def middle_loss(logits: torch.Tensor, truth: SpaceTruth) -> torch.Tensor:
+    """Activity read from a middle layer of the LLM (our addition): logits (Q, T)."""
+    counted = truth.frame_mask & truth.timed[:, None]
+    return _mean_bce(logits[counted], truth.active[counted].float())
+
+
+def _mean_bce(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    if logits.numel() == 0:
+        return logits.sum() * 0.0
+    return F.binary_cross_entropy_with_logits(logits.float(), targets)
+
+
+def total_loss(parts: dict[str, torch.Tensor], weights: LossWeights) -> torch.Tensor:
+    zero = next(iter(parts.values())) * 0.0
+    space = weights.l1 * parts.get("l1", zero) + weights.giou * parts.get("giou", zero)
+    return (
+        weights.text * parts.get("text", zero)
+        + weights.space * space
+        + weights.activity * parts.get("activity", zero)
+        + weights.presence * parts.get("presence", zero)
+        + weights.quality * parts.get("quality", zero)
+        + weights.middle * parts.get("middle", zero)
+    )

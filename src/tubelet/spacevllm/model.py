@@ -1,0 +1,275 @@
+"""SpaceVLLM as a torch module: a stock LLaVA-OneVision plus the space decoder.
+
+The base is transformers' `LlavaOnevisionForConditionalGeneration`, unchanged: the query tokens are rows of its own
+vocabulary, placed among the video placeholders, so the stock forward splices the picture features around them
+(tests compare with it). This module adds the packed layout, the prefix cache and the decoder on the last layer.
+
+Two ways through it, equal within rounding:
+  `forward(packed, ...)`            training: prefix and all suffixes in one pass, with gradients;
+  `encode_prefix` + `ask`           inference: the prefix once, then any number of questions on its KV cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+from transformers import LlavaOnevisionForConditionalGeneration
+from transformers.cache_utils import DynamicCache
+
+from tubelet.spacevllm.config import SpaceVLLMConfig
+from tubelet.spacevllm.decoder import DecoderOutput, SpaceDecoder
+from tubelet.spacevllm.pack import Packed, block_mask, suffix_mask
+
+VISION_CHUNK = 32  # frames per pass of the vision tower in inference: bounds memory, changes no number
+
+
+@dataclass(frozen=True, slots=True)
+class TrainOutput:
+    decoder: DecoderOutput  # of the Q questions
+    answer_logits: torch.Tensor  # (A, V) at packed.answer_at
+    middle_logits: torch.Tensor | None  # (Q, T), activity read from the middle layer
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixState:
+    """A video, read once: KV cache of the prefix and last-layer states of its visual and query tokens (B = 1)."""
+
+    cache: tuple[tuple[torch.Tensor, torch.Tensor], ...]
+    length: int
+    visual: torch.Tensor  # (T, K, D)
+    query: torch.Tensor  # (T, D)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Result of asking Q packed questions about one video."""
+
+    decoder: DecoderOutput
+    answers: list[list[int]] = field(default_factory=list)  # token ids, when text was wanted
+    answer_logprobs: list[float] = field(default_factory=list)  # mean log-probability per answer
+
+
+class SpaceVLLM(nn.Module):
+    def __init__(self, base: LlavaOnevisionForConditionalGeneration, config: SpaceVLLMConfig) -> None:
+        super().__init__()
+        self.base = base
+        self.config = config
+        size = base.config.text_config.hidden_size
+        self.space_decoder = SpaceDecoder(size, config.decoder)
+        if config.mid_layer:
+            self.middle_text = nn.Linear(size, 64)
+            self.middle_visual = nn.Linear(size, 64)
+            self.middle_bias = nn.Parameter(torch.zeros(()))
+
+    # --- parts of the base ---------------------------------------------------------------------
+
+    @property
+    def tokens_per_frame(self) -> int:
+        vision = self.base.config.vision_config
+        return (-(-(vision.image_size // vision.patch_size) // 2)) ** 2
+
+    @property
+    def image_size(self) -> int:
+        return int(self.base.config.vision_config.image_size)
+
+    @property
+    def device(self) -> torch.device:
+        return self.base.device
+
+    def frame_features(self, pixels: torch.Tensor, chunk: int | None = None) -> torch.Tensor:
+        """Pooled visual tokens of frames: normalised pixels (N, 3, S, S) -> (N, K, D).
+
+        Frames are independent in the vision tower, so frames of several videos go through it as one.
+        """
+        parts = []
+        for piece in pixels.split(chunk or len(pixels)):
+            features = self.base.model.get_video_features(pixel_values_videos=piece[None], return_dict=True)
+            pooled = features.pooler_output[0, :-1]  # the last row is the base's newline embedding
+            parts.append(pooled.view(len(piece), self.tokens_per_frame, -1))
+        return torch.cat(parts)
+
+    def embed(self, packed: Packed, features: torch.Tensor) -> torch.Tensor:
+        """Token embeddings (B, L, D) with the frames' features spliced in; features (N, K, D), N frames in order."""
+        embeds: torch.Tensor = self.base.get_input_embeddings()(packed.ids)
+        row, frame = packed.frame_mask.nonzero(as_tuple=True)
+        where = packed.visual_at[row, frame]  # (N, K)
+        embeds = embeds.clone()
+        embeds[row[:, None], where] = features.to(embeds.dtype)
+        rows = torch.arange(len(packed.ids), device=embeds.device)
+        embeds[rows, packed.newline_at] = self.base.model.image_newline.to(embeds.dtype)
+        return embeds
+
+    def attention_mask(self, mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """A boolean mask in the form that the base's attention implementation takes."""
+        if self.base.config._attn_implementation == "sdpa":
+            return mask
+        return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
+
+    # --- training --------------------------------------------------------------------------------
+
+    def forward(self, packed: Packed, pixels: torch.Tensor) -> TrainOutput:
+        """packed: B rows, Q questions; pixels: (N, 3, S, S) all real frames, row after row."""
+        embeds = self.embed(packed, self.frame_features(pixels))
+        out = self.base.model.language_model(
+            inputs_embeds=embeds,
+            attention_mask=self.attention_mask(block_mask(packed.segment), embeds.dtype),
+            position_ids=packed.position,
+            use_cache=False,
+            output_hidden_states=bool(self.config.mid_layer),
+        )
+        hidden = out.last_hidden_state
+        decoded = self.decode(
+            _gather(hidden, packed.query_at), _gather(hidden, packed.visual_at), hidden, packed
+        )
+        middle = None
+        if self.config.mid_layer:
+            middle = self._middle(out.hidden_states[self.config.mid_layer], packed)
+        logits = self.base.lm_head(hidden[packed.answer_row, packed.answer_at])
+        return TrainOutput(decoded, logits, middle)
+
+    def decode(
+        self, query: torch.Tensor, visual: torch.Tensor, text_states: torch.Tensor, packed: Packed
+    ) -> DecoderOutput:
+        row = packed.question_row
+        text = text_states[row[:, None], packed.text_at]
+        output: DecoderOutput = self.space_decoder(
+            query[row], visual[row], text, packed.frame_mask[row], packed.text_mask
+        )
+        return output
+
+    def _middle(self, hidden: torch.Tensor, packed: Packed) -> torch.Tensor:
+        """(Q, T): does any visual token of the frame match the question's last word, at a middle layer?
+
+        Makes the middle layer hold "what goes on here", so that answer tokens, which read only lower layers, can
+        find the frames where it starts and ends.
+        """
+        row = packed.question_row
+        last = packed.text_at.gather(1, packed.text_mask.sum(1, keepdim=True) - 1)[:, 0]
+        asks = self.middle_text(hidden[row, last])
+        gives = self.middle_visual(_gather(hidden, packed.visual_at))[row]  # (Q, T, K, 64)
+        match = torch.einsum("qc,qtkc->qtk", asks, gives) / 8.0
+        logits: torch.Tensor = match.amax(-1) + self.middle_bias
+        return logits
+
+    # --- inference -------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def encode_prefix(self, packed: Packed, pixels: torch.Tensor) -> PrefixState:
+        """Read one video (packed: one row, no suffixes; pixels (T, 3, S, S)) once for all questions."""
+        embeds = self.embed(packed, self.frame_features(pixels, VISION_CHUNK))
+        cache = DynamicCache(config=self.base.config.text_config)
+        hidden = self.base.model.language_model(
+            inputs_embeds=embeds, position_ids=packed.position, past_key_values=cache, use_cache=True
+        ).last_hidden_state
+        layers = tuple((layer.keys, layer.values) for layer in cache.layers)
+        return PrefixState(
+            layers, embeds.shape[1], _gather(hidden, packed.visual_at)[0], _gather(hidden, packed.query_at)[0]
+        )
+
+    @torch.no_grad()
+    def ask(
+        self,
+        state: PrefixState,
+        suffixes: Sequence[Sequence[int]],
+        question_lengths: Sequence[int],
+        max_new_tokens: int = 0,
+        end_token: int = -1,
+    ) -> Asked:
+        """Q questions at once: ids of question + tail each; the first `question_lengths[q]` ids are the words.
+
+        max_new_tokens > 0 also writes answers, greedily, all questions in step.
+        """
+        device = state.query.device
+        lengths = torch.tensor([len(s) for s in suffixes], device=device)
+        ids = torch.tensor([token for suffix in suffixes for token in suffix], device=device)[None]
+        segment = torch.repeat_interleave(torch.arange(len(suffixes), device=device), lengths)
+        starts = lengths.cumsum(0) - lengths
+        position = state.length + torch.arange(ids.shape[1], device=device) - starts[segment]
+        cache = DynamicCache(state.cache)  # a new cache on the same tensors: the state stays as it is
+        mask = suffix_mask(segment, state.length)
+        embeds = self.base.get_input_embeddings()(ids)
+        hidden = self.base.model.language_model(
+            inputs_embeds=embeds,
+            attention_mask=self.attention_mask(mask, embeds.dtype),
+            position_ids=position[None],
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state[0]
+        decoded = self._decode_asked(state, hidden, starts, question_lengths)
+        if not max_new_tokens:
+            return Asked(decoded)
+        answers, logprobs = self._write(
+            cache, hidden[starts + lengths - 1], segment, state.length, lengths, max_new_tokens, end_token
+        )
+        return Asked(decoded, answers, logprobs)
+
+    def _decode_asked(
+        self, state: PrefixState, hidden: torch.Tensor, starts: torch.Tensor, question_lengths: Sequence[int]
+    ) -> DecoderOutput:
+        device, n = hidden.device, len(question_lengths)
+        words = torch.tensor(list(question_lengths), device=device)
+        at = torch.arange(int(words.max()), device=device)
+        text_mask = at < words[:, None]
+        text = hidden[(starts[:, None] + at).clamp_max(len(hidden) - 1)]
+        n_frames = len(state.query)
+        output: DecoderOutput = self.space_decoder(
+            state.query.expand(n, -1, -1),
+            state.visual.expand(n, -1, -1, -1),
+            text,
+            torch.ones(n, n_frames, dtype=torch.bool, device=device),
+            text_mask,
+        )
+        return output
+
+    def _write(
+        self,
+        cache: DynamicCache,
+        last: torch.Tensor,
+        segment: torch.Tensor,
+        prefix_length: int,
+        lengths: torch.Tensor,
+        max_new_tokens: int,
+        end_token: int,
+    ) -> tuple[list[list[int]], list[float]]:
+        """Greedy answers for all questions in step: each step feeds one token per unfinished question."""
+        n = len(lengths)
+        answers: list[list[int]] = [[] for _ in range(n)]
+        total = [0.0] * n
+        alive = list(range(n))
+        past = segment
+        for step in range(max_new_tokens):
+            scores = self.base.lm_head(last).float().log_softmax(-1)
+            best = scores.max(-1)
+            still = []
+            for k, q in enumerate(alive):
+                token = int(best.indices[k])
+                total[q] += float(best.values[k])
+                answers[q].append(token)
+                if token != end_token:
+                    still.append(k)
+            if not still or step == max_new_tokens - 1:
+                break
+            alive = [alive[k] for k in still]
+            rows = torch.tensor(alive, device=last.device)
+            tokens = best.indices[torch.tensor(still, device=last.device)]
+            embeds = self.base.get_input_embeddings()(tokens[None])
+            mask = suffix_mask(rows, prefix_length, past)
+            last = self.base.model.language_model(
+                inputs_embeds=embeds,
+                attention_mask=self.attention_mask(mask, embeds.dtype),
+                position_ids=(prefix_length + lengths[rows] + step)[None],
+                past_key_values=cache,
+                use_cache=True,
+            ).last_hidden_state[0]
+            past = torch.cat([past, rows])
+        answers = [a[:-1] if a and a[-1] == end_token else a for a in answers]
+        return answers, [t / max(len(a), 1) for t, a in zip(total, answers, strict=True)]
+
+
+def _gather(hidden: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
+    """Rows of (B, L, D) at (B, ...) positions -> (B, ..., D)."""
+    batch = torch.arange(len(hidden), device=hidden.device).view(-1, *[1] * (at.ndim - 1))
+    return hidden[batch, at]

@@ -1,0 +1,263 @@
+"""What SpaceVLLM reads and writes as text: prompt layout, questions, answers, and reading a span from an answer.
+
+The prompt is one chat turn. Everything before the question (its *prefix*: the frames, their query tokens, their
+times) does not depend on the question, so it is computed once per video; a *suffix* is one question and its answer:
+
+    prefix:  head [frame 0 tokens] <r_0> ... [frame T-1 tokens] <r_T-1> between (times)
+    suffix:  question tail answer
+
+The layout comes from rendering the tokenizer's own chat template, never from hard-coded role strings.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tubelet.errors import ModelError, QueryError
+from tubelet.spacevllm.config import SpaceVLLMConfig
+from tubelet.tube import Span
+
+MAX_QUERY_CHARACTERS = 2000
+NOT_PRESENT = "not in this video"
+_SENTINEL = "\u241f"  # a symbol no template contains
+
+_QUESTIONS = {
+    "full": {
+        "stvg": 'At which time interval does the following happen, and where is its subject: "{query}"',
+        "svg": 'From {start} to {end} the following happens: "{query}" Where is its subject?',
+        "tvg": 'At which time interval does the following happen: "{query}"',
+        "rec": 'Where is this in the picture: "{query}"',
+    },
+    "brief": {
+        "stvg": "find {query}",
+        "svg": "{start}-{end} find {query}",
+        "tvg": "when {query}",
+        "rec": "see {query}",
+    },
+}
+_SPAN_ANSWER = {"full": "The event occurs from {start} to {end}.", "brief": "{start}-{end}."}
+_HERE_ANSWER = {"full": "It is here.", "brief": "here."}
+_ABSENT_ANSWER = {"full": "That is not in this video.", "brief": "not in this video."}
+
+
+def query_token(index: int) -> str:
+    """The text of query token <r_index>."""
+    return f"<r_{index}>"
+
+
+def question_text(config: SpaceVLLMConfig, task: str, query: str, span: Span | None = None) -> str:
+    """The user's words for a task. qa and other text tasks are asked as they are."""
+    templates = _QUESTIONS[config.prompts]
+    if task not in templates:
+        return query
+    if task == "svg":
+        if span is None:
+            raise QueryError("task svg asks where something is in a given span: give span=Span(start_s, end_s)")
+        return templates[task].format(
+            query=query, start=seconds(config, span.start_s), end=seconds(config, span.end_s)
+        )
+    return templates[task].format(query=query)
+
+
+def answer_text(config: SpaceVLLMConfig, task: str, span: Span | None, present: bool, text: str = "") -> str:
+    """The true answer for training."""
+    if task in ("stvg", "tvg", "rec", "svg"):
+        if not present:
+            return _ABSENT_ANSWER[config.prompts]
+        if task in ("rec", "svg") or span is None:
+            return _HERE_ANSWER[config.prompts]
+        return _SPAN_ANSWER[config.prompts].format(
+            start=seconds(config, span.start_s), end=seconds(config, span.end_s)
+        )
+    return text
+
+
+def seconds(config: SpaceVLLMConfig, time_s: float) -> str:
+    return f"{time_s:.{config.time_decimals}f}s"
+
+
+def snapped(span: Span, times_s: npt.NDArray[np.float64], duration_s: float) -> tuple[float, float]:
+    """The span in times of sampled frames: the first frame inside and the first frame after it (or the end).
+
+    A start and an end that are frame times can be copied from the prompt; the error is less than one frame step.
+    """
+    inside = np.nonzero((times_s >= span.start_s) & (times_s < span.end_s))[0]
+    if len(inside) == 0:
+        nearest = int(np.abs(times_s - (span.start_s + span.end_s) / 2).argmin())
+        inside = np.array([nearest])
+    after = inside[-1] + 1
+    return float(times_s[inside[0]]), float(times_s[after]) if after < len(times_s) else duration_s
+
+
+# --- reading answers -----------------------------------------------------------------------------
+
+_NUMBER = r"(\d{1,2}:\d{2}(?::\d{2})?(?:\.\d+)?|\d+(?:\.\d+)?)"
+_UNIT = r"\s*(?:s|sec|secs|second|seconds)?"
+_PAIR = re.compile(
+    _NUMBER + _UNIT + r"\s*(?:to|and|until|till|through|->|-|–|—|~|,)\s*" + _NUMBER + _UNIT, re.IGNORECASE
+)
+_ANY_NUMBER = re.compile(_NUMBER, re.IGNORECASE)
+_ABSENT = re.compile(r"\bnot (?:in|present|shown|visible|happen|occur)|\bdoes not|\bno such|\bnever\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class SpanAnswer:
+    """A span read from text. Exactly one of: `span`, `absent`, or a `problem` that says why there is none."""
+
+    span: Span | None = None
+    absent: bool = False
+    problem: str | None = None
+
+
+def parse_span(text: str, duration_s: float) -> SpanAnswer:
+    """Read a span from any model's words; never raises.
+
+    Understands "from 3.1s to 5.6s", "3.1 - 5.6 seconds", "00:03 to 00:05", the last two numbers of a sentence;
+    reversed numbers are put in order, times after the end of the video are cut at it.
+    """
+    pairs = _PAIR.findall(text)
+    if pairs:
+        values = [_to_seconds(value) for value in pairs[0]]
+    else:
+        if _ABSENT.search(text):
+            return SpanAnswer(absent=True)
+        values = [_to_seconds(value) for value in _ANY_NUMBER.findall(text)[-2:]]
+        if len(values) < 2:
+            return SpanAnswer(problem=f"no two times in the answer {text[:80]!r}")
+    start, end = sorted(values)
+    if start >= duration_s:
+        return SpanAnswer(problem=f"the answer's span starts at {start:g} s, after the video's end ({duration_s:g} s)")
+    end = min(end, duration_s)
+    if end <= start:
+        return SpanAnswer(problem=f"the answer's span is empty ({start:g} s to {end:g} s)")
+    return SpanAnswer(span=Span(start, end))
+
+
+def _to_seconds(text: str) -> float:
+    total = 0.0
+    for part in text.split(":"):
+        total = total * 60 + float(part[:12])
+    return total
+
+
+def check_query(query: str) -> str:
+    """The sentence, stripped; QueryError for what no model can answer."""
+    if not isinstance(query, str):
+        raise QueryError(f"a query is a sentence (text), got {type(query).__name__}")
+    text = " ".join(query.split())
+    if not text:
+        raise QueryError("the sentence is empty: say what to look for, for example 'the red circle that spins'")
+    if len(text) > MAX_QUERY_CHARACTERS:
+        raise QueryError(
+            f"the sentence has {len(text)} characters, at most {MAX_QUERY_CHARACTERS} are read: "
+            "ask for one event at a time"
+        )
+    return text
+
+
+# --- layout --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class PromptLayout:
+    """Token ids around the frames and the question, from the tokenizer's chat template."""
+
+    head: tuple[int, ...]
+    between: tuple[int, ...]
+    tail: tuple[int, ...]
+    end: tuple[int, ...]
+    video_token: int
+    query_tokens: tuple[int, ...]  # N_v + 1 ids; empty for a base model without queries
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """Ids of [video + queries], and where things are in it. T frames of K visual tokens each."""
+
+    ids: npt.NDArray[np.int64]  # (P,)
+    visual_at: npt.NDArray[np.int64]  # (T, K)
+    query_at: npt.NDArray[np.int64]  # (T,)
+    newline_at: int  # the base model's one newline after the last frame
+
+
+def make_layout(tokenizer: Any, video_token: str, max_frames: int) -> PromptLayout:
+    """Read the layout off the tokenizer. max_frames = 0: a base model, whose vocabulary has no query tokens."""
+    messages = [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": _SENTINEL}]}]
+    try:
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        head, rest = text.split(video_token)
+        between, tail = rest.split(_SENTINEL)
+    except (ValueError, TypeError) as error:
+        raise ModelError(
+            f"the tokenizer's chat template does not put a {video_token} before the user's text: {error}"
+        ) from error
+    names = [query_token(i) for i in range(max_frames + 1)] if max_frames else []
+    queries = tokenizer.convert_tokens_to_ids(names)
+    end_text = "<|im_end|>" if "<|im_end|>" in tokenizer.get_vocab() else tokenizer.eos_token
+    return PromptLayout(
+        head=tuple(encode(tokenizer, head)),
+        between=tuple(encode(tokenizer, between)),
+        tail=tuple(encode(tokenizer, tail)),
+        end=(tokenizer.convert_tokens_to_ids(end_text),),
+        video_token=tokenizer.convert_tokens_to_ids(video_token),
+        query_tokens=tuple(queries),
+    )
+
+
+def encode(tokenizer: Any, text: str) -> list[int]:
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
+    return ids
+
+
+def encode_query(tokenizer: Any, text: str) -> list[int]:
+    """User text to ids in which no special token can be smuggled: "<video>" in a sentence is just these letters."""
+    ids: list[int] = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    return ids
+
+
+def make_prefix(
+    config: SpaceVLLMConfig,
+    layout: PromptLayout,
+    tokenizer: Any,
+    times_s: Sequence[float] | npt.NDArray[np.float64],
+    duration_s: float,
+    tokens_per_frame: int,
+    is_image: bool = False,
+) -> Prefix:
+    """Interleave frames and queries: [frame i tokens] <r_i>; a single image is followed by <r_N_v> (REC).
+
+    In a base model without query tokens a frame's last visual token stands where its query would.
+    """
+    n = len(times_s)
+    if n > config.max_frames:
+        raise ModelError(f"this model takes at most {config.max_frames} frames, got {n}: sample fewer")
+    ids: list[int] = list(layout.head)
+    visual_at = np.empty((n, tokens_per_frame), dtype=np.int64)
+    query_at = np.empty(n, dtype=np.int64)
+    newline_at = -1
+    for i, time_s in enumerate(times_s):
+        if config.time_layout == "interleaved" and not is_image:
+            ids += encode(tokenizer, seconds(config, float(time_s)))
+        visual_at[i] = np.arange(len(ids), len(ids) + tokens_per_frame)
+        ids += [layout.video_token] * tokens_per_frame
+        if i == n - 1:
+            newline_at = len(ids)
+            ids.append(layout.video_token)
+        if layout.query_tokens:
+            ids.append(layout.query_tokens[-1 if is_image else i])
+        query_at[i] = len(ids) - 1
+    ids += layout.between
+    if config.time_layout == "list" and not is_image:
+        listed = ",".join(seconds(config, float(t)) for t in times_s)
+        ids += encode(
+            tokenizer,
+            f"The video lasts for {seconds(config, duration_s)}, and {n} frames are uniformly sampled from it. "
+            f"These frames are located at {listed}.\n",
+        )
+    return Prefix(np.array(ids, dtype=np.int64), visual_at, query_at, newline_at)

@@ -1,0 +1,57 @@
+"""SpaceVLLM (and the chat base it grows from) as jobs of the training loop."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tubelet.errors import RecipeError
+from tubelet.spacevllm.batch import Batch, collate, normalise
+from tubelet.spacevllm.checkpoint import Bundle, new_pico, load_bundle, save_base, save_bundle, with_queries
+from tubelet.spacevllm.loss import middle_loss, space_losses, text_loss, total_loss
+from tubelet.training.loop import Job
+from tubelet.training.recipe import Recipe, Stage
+from tubelet.training.samples import world_batch
+
+
+def make_job(recipe: Recipe) -> Job:
+    """Model, data and loss of a recipe. A pico-base has no query tokens; spacevllm grows from `recipe.start`."""
+    torch.manual_seed(recipe.seed)
+    if recipe.model == "pico-base":
+        bundle = load_bundle(recipe.start, recipe.spacevllm) if recipe.start else new_pico(recipe.spacevllm)
+    else:
+        if not recipe.start:
+            raise RecipeError("a spacevllm recipe grows from a base: set start to pico-base, a folder or a hub id")
+        bundle = with_queries(load_bundle(recipe.start, recipe.spacevllm), recipe.spacevllm)
+    bundle.model.train()
+    bundle.model.requires_grad_(True)
+
+    def make_batch(stage: Stage, k: int) -> Batch:
+        weights = np.array(stage.data_weights or [1.0] * len(stage.data))
+        which = int(np.random.default_rng([k, 23]).choice(len(stage.data), p=weights / weights.sum()))
+        return make_world_batch(bundle, stage.data[which], k)
+
+    def loss(model: torch.nn.Module, batch: Batch, stage: Stage) -> tuple[torch.Tensor, dict[str, Any], int]:
+        out = model(batch.packed, normalise(batch.pixels, bundle.pixel_mean, bundle.pixel_std))
+        parts = space_losses(out.decoder, batch.truth)
+        parts["text"] = text_loss(out.answer_logits, batch.packed.answer_ids)
+        if out.middle_logits is not None:
+            parts["middle"] = middle_loss(out.middle_logits, batch.truth)
+        total = total_loss(parts, stage.losses)
+        return total, {"loss": total, **parts}, batch.n_questions
+
+    def save(folder: Path) -> None:
+        if recipe.model == "pico-base":
+            save_base(bundle, folder)
+        else:
+            save_bundle(bundle, folder)
+
+    return Job(bundle.model, make_batch, loss, save)
+
+
+def make_world_batch(bundle: Bundle, mix: Any, k: int) -> Batch:
+    samples = world_batch(mix, k)
+    return collate(samples, bundle.model.config, bundle.layout, bundle.tokenizer, bundle.model.tokens_per_frame)

@@ -1,0 +1,1 @@
+"""Training: samples, recipes, and one loop for every model of tubelet."""

@@ -1,0 +1,106 @@
+"""Resumable checkpoints without pickles: safetensors for tensors, JSON for the rest, written atomically.
+
+A checkpoint is a folder `checkpoint-<n>`; it is written under a temporary name and renamed when complete, so a run
+killed at any moment leaves the previous one intact. The two newest are kept.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from tubelet.errors import ModelError
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a run stands: steps done in the current stage and over all, questions learnt, seconds spent."""
+
+    stage: int = 0
+    step: int = 0
+    total_steps: int = 0
+    questions: int = 0
+    seconds: float = 0.0
+
+
+def save_checkpoint(
+    folder: Path, model: torch.nn.Module, optimisers: Sequence[torch.optim.Optimizer], progress: Progress
+) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    final = folder / f"checkpoint-{progress.total_steps:08d}"
+    temporary = folder / f".writing-{os.getpid()}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    save_file(_unshared(model.state_dict()), temporary / "model.safetensors")
+    scalars: list[dict[str, Any]] = []
+    tensors: dict[str, torch.Tensor] = {}
+    for k, optimiser in enumerate(optimisers):
+        state = optimiser.state_dict()["state"]
+        scalars.append({})
+        for index, entries in state.items():
+            for name, value in entries.items():
+                if isinstance(value, torch.Tensor):
+                    tensors[f"{k}.{index}.{name}"] = value.detach().clone().contiguous()
+                else:
+                    scalars[k][f"{index}.{name}"] = value
+    save_file(tensors, temporary / "optimiser.safetensors")
+    (temporary / "progress.json").write_text(json.dumps({"progress": asdict(progress), "scalars": scalars}))
+    if final.exists():
+        shutil.rmtree(final)
+    temporary.rename(final)
+    for old in checkpoints(folder)[:-2]:
+        shutil.rmtree(old)
+    return final
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Complete checkpoints, oldest first."""
+    return sorted(folder.glob("checkpoint-*"))
+
+
+def read_progress(path: Path) -> Progress:
+    try:
+        return Progress(**json.loads((path / "progress.json").read_text())["progress"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{path} is not a checkpoint of this version: {error!r}; delete it to start over") from error
+
+
+def load_model_state(path: Path, model: torch.nn.Module) -> None:
+    missing, unexpected = model.load_state_dict(load_file(path / "model.safetensors"), strict=False)
+    # tied weights are stored once
+    missing = [name for name in missing if not name.endswith("lm_head.weight")]
+    if missing or unexpected:
+        raise ModelError(f"{path} is of another model: missing {missing[:5]}, not known {list(unexpected)[:5]}")
+
+
+def load_optimiser_state(path: Path, optimisers: Sequence[torch.optim.Optimizer]) -> None:
+    tensors = load_file(path / "optimiser.safetensors")
+    scalars = json.loads((path / "progress.json").read_text())["scalars"]
+    for k, optimiser in enumerate(optimisers):
+        state: dict[int, dict[str, Any]] = {}
+        for key, value in (*tensors.items(), *((f"{k}.{n}", v) for n, v in scalars[k].items())):
+            which, index, name = key.split(".", 2)
+            if int(which) == k:
+                state.setdefault(int(index), {})[name] = value
+        optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+
+
+def _unshared(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """One copy of tied tensors: safetensors refuses two names for one memory."""
+    out: dict[str, torch.Tensor] = {}
+    seen: set[int] = set()
+    for name in sorted(state):
+        tensor = state[name]
+        if tensor.data_ptr() in seen and tensor.numel():
+            continue
+        seen.add(tensor.data_ptr())
+        out[name] = tensor.detach().contiguous()
+    return out

@@ -1,0 +1,235 @@
+"""The training loop: any model, any loss, one process or many (accelerate), CPU or GPU, resumable.
+
+It knows batches, losses and steps; it does not know what is learnt. A `Job` says that: how to make batch k, what its
+loss is, how to save the result. Batch k depends on k alone, so a resumed run continues as if never stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from tubelet.config_io import to_dict
+from tubelet.training.checkpoint import (
+    Progress,
+    checkpoints,
+    load_model_state,
+    load_optimiser_state,
+    read_progress,
+    save_checkpoint,
+)
+from tubelet.training.recipe import Optimiser, Recipe, Stage
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """
+    model: what is trained. make_batch(stage, k): batch number k of a stage, called in data workers.
+    loss(model, batch, stage): (loss, parts for the log, number of questions). save(folder): write the final model.
+    validate(model): numbers for the log, or None.
+    """
+
+    model: torch.nn.Module
+    make_batch: Callable[[Stage, int], Any]
+    loss: Callable[[torch.nn.Module, Any, Stage], tuple[torch.Tensor, dict[str, torch.Tensor], int]]
+    save: Callable[[Path], None]
+    validate: Callable[[torch.nn.Module], dict[str, float]] | None = None
+
+
+def train(recipe: Recipe, job: Job, resume: bool = True, on_step: Callable[[Progress, dict[str, float]], None] | None
+          = None) -> Progress:
+    """Run all stages; returns the final progress. With `resume`, continues from the newest checkpoint in the folder."""
+    from accelerate import Accelerator
+    from accelerate.utils import set_seed
+
+    folder = recipe.folder
+    accelerator = Accelerator(mixed_precision="bf16" if recipe.precision == "bf16" else "no")
+    set_seed(recipe.seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    if accelerator.is_main_process:
+        (folder / "recipe.json").write_text(json.dumps(to_dict(recipe), indent=1))
+    progress, restore = Progress(), None
+    if resume and checkpoints(folder):
+        restore = checkpoints(folder)[-1]
+        progress = read_progress(restore)
+        load_model_state(restore, job.model)
+        log.info("resuming from %s", restore)
+
+    started = time.monotonic() - progress.seconds
+    last_saved = time.monotonic()
+    model = accelerator.prepare(job.model)
+    for number in range(progress.stage, len(recipe.stages)):
+        stage = recipe.stages[number]
+        if number > progress.stage:
+            progress = replace(progress, stage=number, step=0)
+        trained = [p for p in model.parameters() if p.requires_grad]
+        optimisers = make_optimisers(job.model, stage.optimiser)
+        if restore is not None:
+            load_optimiser_state(restore, optimisers)
+            restore = None
+        prepared = [accelerator.prepare(o) for o in optimisers]
+        world, rank = accelerator.num_processes, accelerator.process_index
+        batches = iter(
+            _loader(job, stage, progress.step * stage.accumulate, stage.steps * stage.accumulate, world, rank,
+                    recipe.workers)
+        )
+        while progress.step < stage.steps:
+            rate = schedule(stage.optimiser, progress.step, stage.steps)
+            for optimiser, peak in zip(optimisers, peaks(stage.optimiser), strict=True):
+                for group in optimiser.param_groups:
+                    group["lr"] = peak * rate
+            parts, asked = _step(accelerator, model, job, stage, batches)
+            norm = accelerator.clip_grad_norm_(trained, stage.optimiser.clip)
+            for optimiser in prepared:
+                optimiser.step()
+                optimiser.zero_grad()
+            progress = replace(
+                progress,
+                step=progress.step + 1,
+                total_steps=progress.total_steps + 1,
+                questions=progress.questions + asked * world,
+                seconds=time.monotonic() - started,
+            )
+            if on_step is not None or progress.step % recipe.log_every == 0 or progress.step == stage.steps:
+                numbers = {name: float(value) for name, value in parts.items()}
+                numbers |= {"grad_norm": float(norm), "rate": rate}
+                if recipe.validate_every and progress.step % recipe.validate_every == 0 and job.validate:
+                    numbers |= job.validate(job.model)
+                if accelerator.is_main_process:
+                    _log(folder, stage, progress, numbers)
+                    if on_step is not None:
+                        on_step(progress, numbers)
+            if accelerator.is_main_process and time.monotonic() - last_saved > recipe.checkpoint_s:
+                save_checkpoint(folder, job.model, optimisers, progress)
+                last_saved = time.monotonic()
+        if accelerator.is_main_process:
+            save_checkpoint(folder, job.model, optimisers, progress)
+            last_saved = time.monotonic()
+    if accelerator.is_main_process:
+        job.save(folder / "model")
+    accelerator.end_training()
+    return progress
+
+
+def _step(
+    accelerator: Any, model: torch.nn.Module, job: Job, stage: Stage, batches: Iterator[Any]
+) -> tuple[dict[str, torch.Tensor], int]:
+    """Forward and backward over `accumulate` batches; the loss is their mean."""
+    total: dict[str, torch.Tensor] = {}
+    asked = 0
+    for part in range(stage.accumulate):
+        batch = next(batches).to(accelerator.device)
+        last = part == stage.accumulate - 1
+        with accelerator.autocast():
+            loss, parts, count = job.loss(model, batch, stage)
+        if last:
+            accelerator.backward(loss / stage.accumulate)
+        else:
+            with accelerator.no_sync(model):
+                accelerator.backward(loss / stage.accumulate)
+        asked += count
+        for name, value in parts.items():
+            total[name] = total.get(name, torch.zeros((), device=value.device)) + value.detach() / stage.accumulate
+    return total, asked
+
+
+def schedule(optimiser: Optimiser, step: int, steps: int) -> float:
+    """Fraction of the peak rate: linear warm-up, then cosine to `final`."""
+    warm = max(1, round(optimiser.warmup * steps))
+    if step < warm:
+        return (step + 1) / warm
+    along = (step - warm) / max(1, steps - warm)
+    return optimiser.final + (1 - optimiser.final) * 0.5 * (1 + math.cos(math.pi * along))
+
+
+def peaks(optimiser: Optimiser) -> list[float]:
+    return [optimiser.lr] if optimiser.kind == "adamw" else [optimiser.lr, optimiser.muon_lr]
+
+
+def make_optimisers(model: torch.nn.Module, settings: Optimiser) -> list[torch.optim.Optimizer]:
+    """AdamW for everything, or AdamW for vectors, tables and heads and Muon (Jordan 2024) for inner matrices."""
+    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    inner = [n for n, p in named if p.ndim == 2 and settings.kind == "muon" and not _is_table(n)]
+    rest = [(n, p) for n, p in named if n not in set(inner)]
+    groups = [
+        {"params": [p for _, p in rest if p.ndim >= 2], "weight_decay": settings.weight_decay},
+        {"params": [p for _, p in rest if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    out: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=settings.lr, betas=(0.9, 0.98))]
+    if settings.kind == "muon":
+        matrices = [p for n, p in named if n in set(inner)]
+        out.append(
+            torch.optim.Muon(
+                matrices,
+                lr=settings.muon_lr,
+                weight_decay=settings.weight_decay,
+                adjust_lr_fn="original",
+            )
+        )
+    return out
+
+
+def _is_table(name: str) -> bool:
+    return any(word in name for word in ("embed", "lm_head", "position_embedding", "box_head.2", "activity_head.2",
+                                         "presence_head.2"))
+
+
+class _Stream(IterableDataset[Any]):
+    """Batches first..last of this process, dealt to data workers in turn so that their order is kept."""
+
+    def __init__(self, job: Job, stage: Stage, first: int, last: int, world: int, rank: int) -> None:
+        self.job, self.stage, self.first, self.last = job, stage, first, last
+        self.world, self.rank = world, rank
+
+    def __iter__(self) -> Iterator[Any]:
+        info = get_worker_info()
+        stride, offset = (info.num_workers, info.id) if info is not None else (1, 0)
+        for k in range(self.first + offset, self.last, stride):
+            yield self.job.make_batch(self.stage, k * self.world + self.rank)
+
+
+def _loader(
+    job: Job, stage: Stage, first: int, last: int, world: int, rank: int, workers: int
+) -> DataLoader[Any]:
+    stream = _Stream(job, stage, first, last, world, rank)
+    if workers == 0:
+        return DataLoader(stream, batch_size=None)
+    return DataLoader(
+        stream,
+        batch_size=None,
+        num_workers=workers,
+        prefetch_factor=4,
+        worker_init_fn=_one_thread,
+        multiprocessing_context="fork",
+    )
+
+
+def _one_thread(_: int) -> None:
+    torch.set_num_threads(1)
+
+
+def _log(folder: Path, stage: Stage, progress: Progress, numbers: dict[str, float]) -> None:
+    record = {
+        "stage": stage.name,
+        "step": progress.step,
+        "total_steps": progress.total_steps,
+        "questions": progress.questions,
+        "seconds": round(progress.seconds, 1),
+        **{name: round(value, 5) for name, value in numbers.items()},
+    }
+    with (folder / "log.jsonl").open("a") as file:
+        file.write(json.dumps(record) + "\n")
+    rate = progress.questions / max(progress.seconds, 1e-9)
+    log.info("%s %d/%d  %.0f questions/s  %s", stage.name, progress.step, stage.steps, rate,
+             " ".join(f"{k} {v:.3f}" for k, v in numbers.items()))

@@ -1,0 +1,101 @@
+"""A training recipe: everything that decides what comes out. A YAML file whose keys are these fields."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tubelet.config_io import from_dict, load_yaml, with_overrides
+from tubelet.errors import RecipeError
+from tubelet.spacevllm.config import SpaceVLLMConfig
+from tubelet.spacevllm.loss import LossWeights
+from tubelet.training.samples import WorldMix
+
+
+@dataclass(frozen=True, slots=True)
+class Optimiser:
+    """
+    kind: "muon" (orthogonalised momentum for matrices, AdamW for the rest) or "adamw".
+    lr: peak rate of AdamW parameters; muon_lr: of matrices under Muon. Cosine to `final` of the peak, after a linear
+    warm-up over the fraction `warmup` of the stage's steps. clip: gradient norm.
+    """
+
+    kind: str = "adamw"
+    lr: float = 1e-3
+    muon_lr: float = 0.01
+    weight_decay: float = 0.01
+    warmup: float = 0.03
+    final: float = 0.0
+    clip: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("muon", "adamw"):
+            raise RecipeError(f"optimiser.kind is muon or adamw, got {self.kind!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """
+    steps: optimiser steps, each of `accumulate` batches; data: mixes, one drawn per batch with its weight;
+    train: which parameters learn: "all", "decoder" (queries and decoder), or "lora" (full-size models, see docs).
+    """
+
+    name: str
+    steps: int
+    data: tuple[WorldMix, ...]
+    data_weights: tuple[float, ...] = ()
+    optimiser: Optimiser = field(default_factory=Optimiser)
+    losses: LossWeights = field(default_factory=LossWeights)
+    accumulate: int = 1
+    train: str = "all"
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.accumulate < 1:
+            raise RecipeError(f"stage {self.name}: steps and accumulate must be at least 1")
+        if not self.data:
+            raise RecipeError(f"stage {self.name}: data is empty")
+        if self.data_weights and len(self.data_weights) != len(self.data):
+            raise RecipeError(f"stage {self.name}: data_weights needs one weight per data mix")
+        if self.train not in ("all", "decoder", "lora"):
+            raise RecipeError(f"stage {self.name}: train is all, decoder or lora, got {self.train!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """
+    model: "pico-base" (a chat model in the stock layout) or "spacevllm".
+    start: "" for random weights at pico size, or a model name, folder or hub id to grow from.
+    out: run folder (checkpoints, log, final model). precision: "fp32" or "bf16". workers: data processes.
+    checkpoint_s: seconds between resumable checkpoints; log_every: steps between log lines.
+    """
+
+    name: str
+    model: str
+    stages: tuple[Stage, ...]
+    start: str = ""
+    out: str = ""
+    seed: int = 0
+    precision: str = "fp32"
+    workers: int = 1
+    checkpoint_s: float = 120.0
+    log_every: int = 20
+    validate_every: int = 0
+    spacevllm: SpaceVLLMConfig = field(default_factory=SpaceVLLMConfig)
+
+    def __post_init__(self) -> None:
+        if self.model not in ("pico-base", "spacevllm"):
+            raise RecipeError(f"model is pico-base or spacevllm, got {self.model!r}")
+        if self.precision not in ("fp32", "bf16"):
+            raise RecipeError(f"precision is fp32 or bf16, got {self.precision!r}")
+        if not self.stages:
+            raise RecipeError("a recipe has at least one stage")
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.out or f"runs/{self.name}")
+
+
+def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe, apply key=value settings, validate. Raises RecipeError naming the field."""
+    return from_dict(Recipe, with_overrides(load_yaml(Path(path)), overrides))

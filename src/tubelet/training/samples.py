@@ -1,0 +1,165 @@
+"""What is learnt from: `Sample` (frames + questions with their truth), and the toy world as an endless stream of them.
+
+A stream is a function of (seed, step) alone: batch number k is the same in every run, so a resumed run sees exactly
+what an uninterrupted one would have seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from tubelet.errors import RecipeError
+from tubelet.tube import Span
+
+if TYPE_CHECKING:
+    import torch
+
+    from tubelet.world.scene import Scene
+    from tubelet.world.tasks import Question
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One question and its truth on the sample's T frames.
+
+    boxes_xyxy (T, 4) fractions; has_box (T,) frames on which the box is learnt; active (T,) frames in the span.
+    """
+
+    task: str
+    query: str
+    present: bool
+    boxes_xyxy: npt.NDArray[np.float64]
+    has_box: npt.NDArray[np.bool_]
+    active: npt.NDArray[np.bool_]
+    span: Span | None = None
+    answer: str = ""
+    kind: str = ""
+    learn_answer: bool = True  # False: only boxes, activity and presence are learnt from it
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Frames of one video or image, uint8 (T, S, S, 3), and the questions about it."""
+
+    pixels: npt.NDArray[np.uint8]
+    times_s: npt.NDArray[np.float64]
+    duration_s: float
+    questions: tuple[Target, ...]
+    is_image: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class WorldMix:
+    """What a batch of toy-world samples holds.
+
+    kind: "image" (one frame) or "video"; batch: samples per batch; questions: per sample (packed);
+    tasks: drawn per question, with repetition as weight; frames and size: T and S of the pixels;
+    box_frames: "span" (paper: boxes are learnt inside the true span) or "visible" (wherever the target is seen);
+    answer_rate: fraction of grounding questions whose answer text is learnt too (text tokens cost most of a batch).
+    """
+
+    kind: str = "video"
+    batch: int = 16
+    questions: int = 6
+    tasks: tuple[str, ...] = ("stvg",)
+    absent_rate: float = 0.2
+    frames: int = 16
+    size: int = 64
+    box_frames: str = "span"
+    answer_rate: float = 1.0
+    max_actors: int = 4
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("image", "video"):
+            raise RecipeError(f"data.kind is image or video, got {self.kind!r}")
+        if self.box_frames not in ("span", "visible"):
+            raise RecipeError(f"data.box_frames is span or visible, got {self.box_frames!r}")
+        if min(self.batch, self.questions, self.frames, self.size) < 1:
+            raise RecipeError("data.batch, data.questions, data.frames and data.size must be at least 1")
+
+
+def world_batch(mix: WorldMix, step: int, split: str = "train") -> list[Sample]:
+    """Batch number `step` of the stream; deterministic. Scenes without any question are skipped."""
+    from tubelet.world.render import render, soften
+    from tubelet.world.scene import SceneConfig, make_scene
+    from tubelet.world.tasks import make_questions
+
+    still = mix.kind == "image"
+    config = SceneConfig(still=still, max_actors=mix.max_actors + (1 if still else 0))
+    rng = np.random.default_rng([mix.seed, step, 17])
+    scenes, asked, times = [], [], []
+    index = 0
+    while len(scenes) < mix.batch:
+        scene = make_scene(split, mix.seed, step * 4 * mix.batch + index, config)
+        index += 1
+        questions = make_questions(scene, rng, mix.tasks, mix.questions, mix.absent_rate)
+        if not questions and index < 4 * mix.batch:
+            continue
+        scenes.append(scene)
+        asked.append(questions)
+        times.append(np.zeros(1) if still else sample_times(scene.duration_s, mix.frames, rng))
+    pixels = render(scenes, times, mix.size, mix.size)
+    soft = soften(pixels.view(-1, mix.size, mix.size, 3), _generator(mix.seed, step)).view(pixels.shape).numpy()
+    samples = []
+    for scene, questions, t, picture in zip(scenes, asked, times, soft, strict=True):
+        samples.append(
+            Sample(
+                pixels=picture,
+                times_s=t,
+                duration_s=scene.duration_s,
+                questions=tuple(
+                    world_target(scene, q, t, mix.box_frames, bool(rng.random() < mix.answer_rate)) for q in questions
+                ),
+                is_image=still,
+            )
+        )
+    return [s for s in samples if s.questions]
+
+
+def sample_times(duration_s: float, count: int, rng: np.random.Generator | None = None) -> npt.NDArray[np.float64]:
+    """Centres of `count` equal parts; with a generator, moved by up to a tenth of a part, as native frames are."""
+    part = duration_s / count
+    times = (np.arange(count) + 0.5) * part
+    return times if rng is None else times + rng.uniform(-0.1, 0.1) * part
+
+
+def world_target(
+    scene: Scene,
+    question: Question,
+    times_s: npt.NDArray[np.float64],
+    box_frames: str = "span",
+    learn_answer: bool = True,
+) -> Target:
+    """A toy-world question and its truth on these moments."""
+    boxes, visible = np.zeros((len(times_s), 4)), np.zeros(len(times_s), dtype=bool)
+    active = np.zeros(len(times_s), dtype=bool)
+    if question.span is not None:
+        active = np.asarray(question.span.contains(times_s))
+    if question.actor is not None and question.task in ("stvg", "svg", "rec"):
+        all_boxes, all_visible = scene.boxes_at(times_s)
+        boxes, visible = all_boxes[question.actor], all_visible[question.actor]
+    inside = visible if question.span is None or box_frames == "visible" else visible & active
+    return Target(
+        task=question.task,
+        query=question.query,
+        present=question.present,
+        boxes_xyxy=boxes,
+        has_box=inside,
+        active=active,
+        span=question.span,
+        answer=question.answer,
+        kind=question.kind,
+        learn_answer=learn_answer or question.task not in ("stvg", "tvg", "svg", "rec"),
+    )
+
+
+def _generator(seed: int, step: int) -> torch.Generator:
+    import torch
+
+    return torch.Generator().manual_seed(seed * 1_000_003 + step)
