@@ -21,6 +21,8 @@ class DecoderConfig:
     width, heads, layers: for "projected" only.
     temporal_layers: self-attention over the per-frame vectors (our addition; 0 in the paper).
     grid_position: add a position code to the visual tokens before they are read (our addition).
+    cells: each text-aware visual token also says whether the target is in its cell; this is learnt from the true
+        boxes and added to the scores of cross-attention 2 (our addition).
     """
 
     attention: str = "projected"
@@ -30,6 +32,7 @@ class DecoderConfig:
     layers: int = 1
     temporal_layers: int = 0
     grid_position: bool = False
+    cells: bool = False
 
     def __post_init__(self) -> None:
         if self.attention not in ("parameter_free", "projected"):

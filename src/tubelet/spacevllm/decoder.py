@@ -28,6 +28,7 @@ class DecoderOutput:
     activity_logits: torch.Tensor  # (Q, T): is it going on at this frame?
     presence_logits: torch.Tensor  # (Q,): is it in the video at all?
     quality_logits: torch.Tensor  # (Q, T): expected IoU of the box
+    cell_logits: torch.Tensor | None = None  # (Q, T, K): is the target in this visual token's cell?
 
     @property
     def boxes_xyxy(self) -> torch.Tensor:
@@ -71,8 +72,9 @@ class FeedForward(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, cells: bool) -> None:
         super().__init__()
+        self.cells = nn.Linear(width, 1) if cells else None
         self.visual_reads_text = CrossAttention(width, heads)
         self.context_norm = nn.LayerNorm(width)
         self.query_reads_visual = CrossAttention(width, heads)
@@ -106,7 +108,7 @@ class SpaceDecoder(nn.Module):
             self.query_in = nn.Linear(hidden_size, width)
             self.visual_in = nn.Linear(hidden_size, width)
             self.text_in = nn.Linear(hidden_size, width)
-            self.layers = nn.ModuleList(DecoderLayer(width, config.heads) for _ in range(config.layers))
+            self.layers = nn.ModuleList(DecoderLayer(width, config.heads, config.cells) for _ in range(config.layers))
         self.temporal = nn.ModuleList(TemporalLayer(width, config.heads) for _ in range(config.temporal_layers))
         self.frame_norm = nn.LayerNorm(width)
         self.box_head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 4))
@@ -122,8 +124,9 @@ class SpaceDecoder(nn.Module):
         text_mask: torch.Tensor,
     ) -> DecoderOutput:
         """query (Q, T, D), visual (Q, T, K, D), text (Q, S, D), frame_mask (Q, T), text_mask (Q, S); True is real."""
+        cells = None
         if self.config.attention == "projected":
-            frames = self._projected(query, visual, text, frame_mask, text_mask)
+            frames, cells = self._projected(query, visual, text, frame_mask, text_mask)
         else:
             frames = self._parameter_free(query, visual, text, frame_mask, text_mask)
         n_frames = frames.shape[1]
@@ -142,6 +145,7 @@ class SpaceDecoder(nn.Module):
             activity_logits=activity.float(),
             presence_logits=self.presence_head(pooled)[:, 0].float(),
             quality_logits=quality.float(),
+            cell_logits=None if cells is None else cells.float(),
         )
 
     def _projected(
@@ -151,8 +155,9 @@ class SpaceDecoder(nn.Module):
         text: torch.Tensor,
         frame_mask: torch.Tensor,
         text_mask: torch.Tensor,
-    ) -> torch.Tensor:
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         n, n_frames, n_visual, _ = visual.shape
+        cells = None
         x, v, t = self.query_in(query), self.visual_in(visual), self.text_in(text)
         if self.config.grid_position:
             v = v + grid_sinusoid(n_visual, self.width, v.device).to(v.dtype)
@@ -161,14 +166,23 @@ class SpaceDecoder(nn.Module):
         for layer in self.layers:
             v = layer.visual_reads_text(v, t, read_text)
             keys = layer.context_norm(v)
+            bias = None
+            if layer.cells is not None:  # a text-aware token says whether it holds the target; queries look there
+                cells = layer.cells(keys).view(n, n_frames, n_visual)
+                bias = cells.to(x.dtype)
             if self.config.keys == "own_frame":
                 keys = keys.view(n * n_frames, n_visual, self.width)
-                x = layer.query_reads_visual(x.reshape(n * n_frames, 1, self.width), keys).view(n, n_frames, -1)
+                if bias is not None:
+                    bias = bias.view(n * n_frames, 1, 1, n_visual)
+                x = layer.query_reads_visual(x.reshape(n * n_frames, 1, self.width), keys, bias)
+                x = x.view(n, n_frames, -1)
             else:
                 seen = frame_mask.repeat_interleave(n_visual, dim=1)[:, None, None, :]
+                if bias is not None:
+                    seen = bias.view(n, 1, 1, -1).masked_fill(~seen, -torch.inf)
                 x = layer.query_reads_visual(x, keys, seen)
             x = layer.feed_forward(x)
-        return x
+        return x, cells
 
     def _parameter_free(
         self,

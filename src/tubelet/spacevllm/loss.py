@@ -7,6 +7,7 @@ Box losses count only frames that have a true box (paper: inside the true span);
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -27,6 +28,7 @@ class LossWeights:
     presence: float = 0.5
     quality: float = 0.2
     middle: float = 0.5
+    cells: float = 1.0
 
 
 def giou(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -86,8 +88,25 @@ def space_losses(output: DecoderOutput, truth: SpaceTruth) -> dict[str, torch.Te
     losses["quality"] = _mean_bce(output.quality_logits[rows], iou)
     counted = truth.frame_mask & truth.timed[:, None]
     losses["activity"] = _mean_bce(output.activity_logits[counted], truth.active[counted].float())
+    if output.cell_logits is not None:
+        # where the target is absent every cell is empty; where it is present but boxless, nothing is known
+        known = rows | ((truth.judged & ~truth.present)[:, None] & truth.frame_mask)
+        true_cells = cell_targets(truth.boxes_cxcywh[known], output.cell_logits.shape[-1])
+        losses["cells"] = _mean_bce(output.cell_logits[known], true_cells * rows[known][:, None])
     losses["presence"] = _mean_bce(output.presence_logits[truth.judged], truth.present[truth.judged].float())
     return losses
+
+
+def cell_targets(boxes_cxcywh: torch.Tensor, n_cells: int) -> torch.Tensor:
+    """How much of a box is in each cell of a square grid: (N, 4) -> (N, K), shared area over the smaller area."""
+    side = math.isqrt(n_cells)
+    at = torch.arange(n_cells, device=boxes_cxcywh.device)
+    corner = torch.stack([at % side, at // side], dim=-1) / side
+    cells = torch.cat([corner, corner + 1 / side], dim=-1).to(boxes_cxcywh.dtype)  # (K, 4)
+    boxes = cxcywh_to_xyxy(boxes_cxcywh)[:, None]
+    shared, _ = _overlap_and_union(boxes, cells[None])
+    area = (boxes[..., 2:] - boxes[..., :2]).clamp_min(0).prod(-1).clamp_min(1e-6)
+    return (shared / area.clamp_max(1 / n_cells)).clamp(0, 1)
 
 
 def middle_loss(logits: torch.Tensor, truth: SpaceTruth) -> torch.Tensor:
@@ -112,4 +131,5 @@ def total_loss(parts: dict[str, torch.Tensor], weights: LossWeights) -> torch.Te
         + weights.presence * parts.get("presence", zero)
         + weights.quality * parts.get("quality", zero)
         + weights.middle * parts.get("middle", zero)
+        + weights.cells * parts.get("cells", zero)
     )

@@ -67,7 +67,7 @@ class DecodeReport:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Wanted rows [first_row, stop_row) of a grid, read in one go from keyframe `start` (None: the beginning)."""
+    """Wanted rows [first_row, stop_row) of a grid, read from keyframe `start` on (None: the beginning)."""
 
     start: int | None
     first_row: int

@@ -30,7 +30,8 @@ def check_path(path: Path) -> None:
         if path.is_file() and path.stat().st_size == 0:
             raise VideoError(f"{path} is empty (0 bytes): the copy or download that made it failed")
     except (OSError, ValueError) as error:  # a name too long, a NUL in it, a folder that may not be entered
-        raise VideoError(f"{str(path)!r:.200} cannot be looked up: {error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise VideoError(f"{str(path)!r:.200} cannot be looked up: {reason}") from error
 
 
 def explain_unreadable(path: Path, data: bytes | None, error: Exception) -> str:

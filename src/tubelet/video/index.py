@@ -43,7 +43,7 @@ _HEAD_PACKETS = 2000  # give up looking for a first picture after this many pack
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """What the first decoded frames say: stored size, display matrix, timestamps (None where they have none)."""
+    """What the first decoded frames say: stored size, display matrix, timestamps (or None)."""
 
     width: int
     height: int
@@ -221,7 +221,12 @@ def _checked(
     ):
         return None
     gaps = np.diff(sorted_pts)
-    last = int(spans[order[-1]]) or (int(np.median(gaps)) if len(gaps) else 0)
+    last = int(spans[order[-1]])
+    reordered = bool((np.diff(order) < 0).any())
+    if len(gaps) and (last <= 0 or (reordered and int(np.ptp(spans[order])) > 2)):
+        # the span of a packet is the time to the next one in decoding order: with reordered frames and a
+        # variable rate it does not say how long its picture is shown
+        last = int(np.median(gaps))
     return FrameIndex(sorted_pts, keys[order], last, seekable=True, counted=False)
 
 
@@ -280,7 +285,12 @@ def orientation(frame: VideoFrame) -> tuple[int, bool]:
     """(clockwise turn in degrees, mirrored first): the nearest of the eight upright display matrices."""
     from av.sidedata.sidedata import Type
 
-    everything: Any = frame.side_data
+    try:
+        everything: Any = frame.side_data
+    except (
+        ValueError
+    ):  # PyAV refuses all side data of a frame when libav attached a kind it does not know yet
+        return -90 * round(frame.rotation / 90) % 360, False
     side = everything.get(Type.DISPLAYMATRIX)
     if side is None:
         return 0, False

@@ -23,7 +23,7 @@ import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -43,6 +43,18 @@ IMAGE_RATE = Fraction(25)
 """Rate given to a still image: its one frame lasts 1/25 s."""
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"})
+
+# EXIF orientation -> (clockwise turn in degrees, mirrored left to right first)
+_EXIF_TURNS = {
+    1: (0, False),
+    2: (0, True),
+    3: (180, False),
+    4: (180, True),
+    5: (270, True),
+    6: (90, False),
+    7: (90, True),
+    8: (270, False),
+}
 
 # containers that are no video themselves (playlists, text art): libav would open what they point to
 _NOT_A_VIDEO = frozenset(
@@ -149,7 +161,7 @@ def open_video(source: str | os.PathLike[str] | bytes | BinaryIO) -> Video:
         name = media.format.name
         if name in _NOT_A_VIDEO:
             raise VideoError(
-                f"{path} is no video but a list or text that libav reads as {name!r}: give the video file itself"
+                f"{path} is a list or text that libav reads as {name!r}: give the video file itself"
             )
         stream = _video_stream(path, media)
         is_image = name.endswith("_pipe")
@@ -167,6 +179,8 @@ def open_video(source: str | os.PathLike[str] | bytes | BinaryIO) -> Video:
     if is_image:
         index = FrameIndex.of_image(head)
         rates = [IMAGE_RATE]
+        rotation_deg, mirrored = _photo_orientation(path, data) or (head.rotation_deg, head.mirrored)
+        head = replace(head, rotation_deg=rotation_deg, mirrored=mirrored)
     else:
         index = build_index(reopen, stream_index, head)
     if len(index) == 0 or head.width == 0:
@@ -287,6 +301,17 @@ def average_rate(
     step = 1 / (rate * time_base)
     constant = bool(np.abs(ticks - numbers * (step.numerator / step.denominator)).max() <= 1.0 + 1e-6)
     return rate, constant
+
+
+def _photo_orientation(path: Path, data: bytes | None) -> tuple[int, bool] | None:
+    """How a photo's EXIF says it is displayed, or None if Pillow cannot tell."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(data) if data is not None else path) as image:
+            return _EXIF_TURNS.get(image.getexif().get(0x0112, 1))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
 
 
 def _load(source: str | os.PathLike[str] | bytes | BinaryIO) -> tuple[Path, bytes | None]:

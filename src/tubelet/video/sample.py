@@ -123,7 +123,7 @@ def sample_indices(video: Video, indices: Sequence[int] | npt.NDArray[np.integer
 
 
 def frames_in(video: Video, window: Span | None) -> tuple[int, int]:
-    """(first, stop): the frames of a window are first, ..., stop - 1, at least one. Raises VideoError."""
+    """(first, stop) with frames first to stop - 1 in the window, at least one. Raises VideoError."""
     if window is None:
         return 0, video.n_frames
     if window.start_s >= video.duration_s:
@@ -159,7 +159,7 @@ def _on_display(video: Video, moments: npt.NDArray[np.float64]) -> IndexArray:
 
 
 def _distinct(chosen: IndexArray, available: int) -> IndexArray:
-    """The strictly increasing indices below `available` nearest to these non-decreasing ones, as many of them."""
+    """As many strictly increasing indices below `available`, pushed from these non-decreasing ones."""
     steps = np.arange(len(chosen))
     pushed = np.maximum.accumulate(chosen - steps) + steps  # each at least one after the one before
     room = available - len(chosen) + steps  # and leaves room for those behind it

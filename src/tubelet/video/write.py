@@ -29,6 +29,7 @@ from tubelet.errors import OutputError
 Picture = npt.NDArray[np.uint8]
 
 SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv")
+PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
 _CLOCK = 90_000  # ticks per second of a file with given times
 _BT709 = 1  # the code of BT.709 in H.273, for matrix, primaries and transfer
 _LIMITED = 1  # libav's code of the 16-235 range
@@ -69,7 +70,7 @@ class VideoWriter:
     ) -> None:
         self.path = Path(path)
         _check_target(self.path)
-        self._part = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}.part")
+        self._part = self.path.with_name(f".tubelet-{secrets.token_hex(6)}.part")
         container = (
             "matroska"
             if self.path.suffix.lower() == ".mkv"
@@ -93,7 +94,7 @@ class VideoWriter:
             )
         except BaseException as error:
             self._discard()
-            if isinstance(error, OSError):
+            if isinstance(error, _failures()):
                 raise _output_error(self.path, error) from error
             raise
 
@@ -112,7 +113,7 @@ class VideoWriter:
             raise OutputError(f"{self.path} is closed: frames are written inside the `with` block")
         try:
             self._encoder.write(rgb, time_s)
-        except OSError as error:
+        except _failures() as error:
             self._discard()
             raise _output_error(self.path, error) from error
 
@@ -124,7 +125,7 @@ class VideoWriter:
             self._encoder.finish()
             self._encoder = None
             self._part.replace(self.path)
-        except OSError as error:
+        except _failures() as error:
             raise _output_error(self.path, error) from error
         finally:
             self._discard()
@@ -227,9 +228,10 @@ class _Encoder:
         rate = _checked_rate(fps)
         if isinstance(quality, bool) or not isinstance(quality, int) or not 0 <= quality <= 51:
             raise OutputError(f"quality is a constant rate factor from 0 (lossless) to 51, got {quality!r}")
+        if preset not in PRESETS:
+            raise OutputError(f"preset is one of {', '.join(PRESETS)}, got {preset!r}")
         self.codec = _encoder_name(codec)
         self._rate, self.count, self._timed, self._last_tick = rate, 0, False, -1
-        self._packets_end = 0
         if isinstance(target, str):
             target = f"file:{target}"
         self._out = av.open(target, "w", format=container, container_options=container_options)
@@ -258,6 +260,8 @@ class _Encoder:
             self._timed = time_s is not None
             base = Fraction(1, _CLOCK) if self._timed else 1 / self._rate
             self._stream.codec_context.time_base = base
+            if self._timed:  # packets in the order of display, so that each span is that of its picture
+                self._stream.codec_context.max_b_frames = 0
             self._base = base
         tick = self._tick(time_s)
         height, width = self._shape
@@ -282,8 +286,8 @@ class _Encoder:
         """Let go of the file without caring for what is in it."""
         try:
             self._out.close()
-        except (OSError, ValueError, RuntimeError):
-            return  # an error is already being reported
+        except _failures():
+            return  # what went wrong is already being reported
 
     def _mux(self, packets: list[Any]) -> None:
         for packet in packets:
@@ -368,9 +372,17 @@ def _check_target(path: Path) -> None:
         raise OutputError(f"cannot write {path}: the folder {path.parent} is not writable by this user")
 
 
-def _output_error(path: Path, error: OSError) -> OutputError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+def _failures() -> tuple[type[Exception], ...]:
+    """What writing raises when the system or libav refuses."""
+    import av
+
+    return OSError, av.FFmpegError
+
+
+def _output_error(path: Path, error: BaseException) -> OutputError:
+    code = getattr(error, "errno", None)
+    if code in (errno.ENOSPC, errno.EDQUOT):
         return OutputError(f"cannot write {path}: the disk is full, make room or choose another folder")
-    if error.errno == errno.EFBIG:
+    if code == errno.EFBIG:
         return OutputError(f"cannot write {path}: the file would be larger than this system or user allows")
-    return OutputError(f"cannot write {path}: {error.strerror or error}")
+    return OutputError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}")

@@ -1,9 +1,9 @@
-"""Tubes drawn onto a video: boxes and labels on the picture, and under it a bar of when each sentence is true.
+"""Tubes drawn onto a video: boxes and labels on the picture, and under it when each sentence is true.
 
-Contract: a frame goes in as uint8 RGB (H, W, 3) and is not changed; an annotated copy comes out, with the time
-bar's rows under it unless the style says otherwise. A box is drawn in the frames whose time lies in its tube's
-half-open span. Lines and letters scale with the frame. `write_overlay` holds one frame at a time and keeps every
-frame's own time. Knows nothing of models; reading and writing video is `tubelet.video`'s.
+Contract: a frame goes in as uint8 RGB (H, W, 3) and is not changed; an annotated copy comes out, with the
+time bar's rows under it unless the style says otherwise. A box is drawn in the frames whose time lies in its
+tube's half-open span. Lines and letters scale with the frame. `write_overlay` holds one frame at a time and
+keeps every frame's own time. Knows nothing of models; reading and writing video is `tubelet.video`'s.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from PIL import Image
 
 from tubelet.errors import DataError, RecipeError
 from tubelet.tube import FloatArray, Prediction, Tube
-from tubelet.view import draw
+from tubelet.view import draw, letters
 from tubelet.view.draw import RGB, Pixels
 from tubelet.view.rows import Truth, absence, shown, truth_rows
 from tubelet.view.timebar import Bar, Lane, draw_bar, layout_bar
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 Box = tuple[float, float, float, float]
 
-VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 _OVER_OPACITY = 0.78
 
@@ -42,7 +41,8 @@ class OverlayStyle:
 
     Args:
         scale: factor on lines and letters, which otherwise follow the size of the frame.
-        bar: the time bar "below" the picture (adds rows), "over" its lower edge (half transparent), or "none".
+        bar: the time bar "below" the picture (adds rows), "over" its lower edge (half transparent), or
+            "none".
         labels: draw a chip with label and score at each box.
         palette: colours of the tubes (of the queries in `write_overlay`), used in turn.
         truth_colour: colour of the dashed true boxes and of their spans.
@@ -120,12 +120,13 @@ def write_overlay(
 ) -> Path:
     """Write an annotated copy of a video (.mp4, .mov, .mkv) or of an image (.png, .jpg, .webp), atomically.
 
-    One frame is in memory at a time, and every frame keeps its time. Each query has one colour and one row in the
-    time bar, also when it is not in the video or has failed.
+    One frame is in memory at a time, and every frame keeps its time. Each query has one colour and one row in
+    the time bar, also when it is not in the video or has failed.
 
     Args:
         truth: true tubes by query, or one entry per prediction.
-        max_height: larger pictures are scaled down to this height (the bar not counted); None keeps their size.
+        max_height: larger pictures are scaled down to this height (the bar not counted); None keeps their
+            size.
         progress: called with (frames done, frames in the video) after every frame.
     Raises:
         OutputError: the target cannot be written, or its suffix does not suit the input.
@@ -150,21 +151,20 @@ def write_overlay(
     width, height = (max(step, round(side * shrink / step) * step) for side in (video.width, video.height))
 
     def annotate(rgb: Pixels, time_s: float) -> Pixels:
-        if rgb.shape[:2] != (height, width):
-            rgb = np.asarray(Image.fromarray(rgb).resize((width, height), Image.Resampling.BILINEAR))
         return _annotate(rgb, time_s, marks, tuple(lanes), video.duration_s, true_tubes, None, style)
 
+    frames = iter_frames(video, (width, height))
     if video.is_image:
         with draw.replacing(path, IMAGE_SUFFIXES) as part:
-            _, time_s, rgb = next(iter(iter_frames(video)))
-            Image.fromarray(annotate(rgb, time_s)).save(part, quality=95)
-            if progress is not None:
-                progress(1, 1)
+            for _, time_s, rgb in frames:
+                Image.fromarray(annotate(rgb, time_s)).save(part, quality=95)
+        if progress is not None:
+            progress(1, 1)
         return Path(path)
     bar = _bar(width, height, tuple(lanes), video.duration_s, None, style)
     total = height + (bar.height if bar is not None and style.bar == "below" else 0)
-    with draw.replacing(path, VIDEO_SUFFIXES) as part, VideoWriter(part, width, total, video.fps) as writer:
-        for done, (_, time_s, rgb) in enumerate(iter_frames(video), start=1):
+    with VideoWriter(path, width, total, video.fps) as writer:  # atomic by itself
+        for done, (_, time_s, rgb) in enumerate(frames, start=1):
             writer.write(annotate(rgb, time_s), time_s)
             if progress is not None:
                 progress(done, video.n_frames)
@@ -174,16 +174,10 @@ def write_overlay(
 def draw_boxes(
     image: Pixels, time_s: float, marks: Sequence[Mark], truth: Sequence[Tube], style: OverlayStyle
 ) -> list[Box | None]:
-    """Draw the boxes of one moment into the image; returns each mark's box in pixels, None where it has none."""
+    """Draw the boxes of one moment into the image; returns each mark's box in pixels, or None."""
     height, width = image.shape[:2]
     factor, _ = _scales(width, height, style.scale)
-    line, halo = max(1.5, 2.4 * factor), max(0.8, 1.1 * factor)
-    for tube in truth:
-        box = tube.box_at(time_s) if shown(tube, time_s) else None
-        if box is not None:
-            place = _in_pixels(box, width, height)
-            thin = max(1.0, line * 0.62)
-            draw.dash_box(image, place, style.truth_colour, line_px=thin, dash_px=line * 3, halo_px=halo * 0.8)
+    line, halo = _line_px(factor)
     places: list[Box | None] = []
     for mark in marks:
         box = mark.tube.box_at(time_s) if shown(mark.tube, time_s) else None
@@ -191,6 +185,14 @@ def draw_boxes(
         if at is not None:
             draw.outline_box(image, at, mark.colour, line_px=line, halo_px=halo, radius=line * 1.8)
         places.append(at)
+    for tube in truth:  # on top and thinner: both are seen where they agree
+        box = tube.box_at(time_s) if shown(tube, time_s) else None
+        if box is not None:
+            place = _in_pixels(box, width, height)
+            thin = max(1.0, line * 0.62)
+            draw.dash_box(
+                image, place, style.truth_colour, line_px=thin, dash_px=line * 3, halo_px=halo * 0.8
+            )
     return places
 
 
@@ -198,6 +200,11 @@ def _scales(width: int, height: int, scale: float) -> tuple[float, int]:
     """Factor on line widths, and letter size in pixels: 14 for 640x360, 33 for 1080p, never below 9."""
     factor = (math.sqrt(width * height) / 480) ** 0.78 * scale
     return factor, max(9, round(14 * factor))
+
+
+def _line_px(factor: float) -> tuple[float, float]:
+    """Width of a box line and of the dark halo on each side of it, pixels."""
+    return max(2.0, 2.4 * factor), max(0.8, 1.1 * factor)
 
 
 def _lane(prediction: Prediction, row: tuple[Tube, ...] | None, colour: RGB) -> Lane:
@@ -212,7 +219,12 @@ def _lane(prediction: Prediction, row: tuple[Tube, ...] | None, colour: RGB) -> 
 
 
 def _bar(
-    width: int, height: int, lanes: tuple[Lane, ...], duration_s: float, caption: str | None, style: OverlayStyle
+    width: int,
+    height: int,
+    lanes: tuple[Lane, ...],
+    duration_s: float,
+    caption: str | None,
+    style: OverlayStyle,
 ) -> Bar | None:
     if style.bar == "none":
         return None
@@ -263,21 +275,21 @@ def _chip(
     """A chip's pixels (h, w, 3) and coverage (h, w): label, cut if it must be, and score, which never is."""
     number = "" if score is None else f"{score:.2f}"
     pad, gap = round(size * 0.42), round(size * 0.5)
-    number_px = draw.text_width(number, size, font)
+    number_px = letters.text_width(number, size, font)
     room = max_px - 2 * pad - (number_px + gap if number else 0)
-    text = draw.shorten(label or "", size, room, font)
-    text_px = draw.text_width(text, size, font)
+    text = letters.shorten(label or "", size, room, font)
+    text_px = letters.text_width(text, size, font)
     if not text and not number:
         return None
     width = text_px + number_px + 2 * pad + (gap if text and number else 0)
-    height = draw.line_height(size) + 2 * max(1, round(size * 0.1))
+    height = letters.line_height(size) + 2 * max(1, round(size * 0.1))
     pixels = np.empty((height, width, 3), np.uint8)
     pixels[:] = colour
     ink = draw.ink_on(colour)
-    y = (height - draw.line_height(size)) / 2
-    draw.draw_text(pixels, pad, y, text, size, ink, font)
+    y = (height - letters.line_height(size)) / 2
+    letters.draw_text(pixels, pad, y, text, size, ink, font)
     quiet = ink if not text else draw.mix(ink, colour, 0.3)
-    draw.draw_text(pixels, width - pad - number_px, y, number, size, quiet, font)
+    letters.draw_text(pixels, width - pad - number_px, y, number, size, quiet, font)
     coverage = np.zeros((height, width, 3), np.uint8)
     draw.fill_box(coverage, (0, 0, width, height), draw.WHITE, radius=size * 0.3)
     return pixels, coverage[:, :, 0]
@@ -294,12 +306,13 @@ def _draw_chips(
     """Chips of the tubes of this moment, each where it hides no other chip and stays in the picture."""
     height, width = picture.shape[:2]
     factor, size = scales
-    reach = max(1.5, 2.4 * factor) / 2 + max(0.8, 1.1 * factor)
+    line, halo = _line_px(factor)
+    reach = line / 2 + halo
     margin, taken = round(reach), list[Box]()
     for mark, place in zip(marks, places, strict=True):
         if not shown(mark.tube, time_s):
             continue
-        max_px = min(width - 2 * margin, max(round(width * 0.5), 12 * size))
+        max_px = min(width - 2 * margin, max(round(width * 0.5), 16 * size))
         chip = _chip(mark.label, mark.tube.score, mark.colour, size, max_px, style.font)
         if chip is None:
             continue

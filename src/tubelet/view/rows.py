@@ -1,6 +1,6 @@
-"""What the pictures say about predictions: their truth, what to write where there is no tube, when a tube is shown.
+"""What the pictures say about predictions: their truth, what to write for no tube, when a tube is shown.
 
-Contract: pure functions on `Prediction` and `Tube`; no pixels. Shared by the overlay, the timeline and the sheet.
+Contract: pure functions on `Prediction` and `Tube`; no pixels. Used by all three pictures.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ from tubelet.errors import DataError
 from tubelet.tube import Prediction, Span, Tube
 
 Truth = Mapping[str, Tube | Sequence[Tube]] | Sequence[Tube | Sequence[Tube] | None]
-"""True tubes by query, or one entry per prediction. None or a missing query: not known; (): not in the video."""
+"""True tubes by query, or one entry per prediction. None or a missing query: unknown; (): not in it."""
 
 _EPS_S = 1e-6  # times are written with microseconds
 
 
 def truth_rows(predictions: Sequence[Prediction], truth: Truth | None) -> list[tuple[Tube, ...] | None]:
-    """The true tubes of each prediction; None where they are not known, () where the thing is not in the video.
+    """The true tubes of each prediction; None where they are not known, () where the thing is not in the
+    video.
 
     Raises DataError if a sequence does not have one entry per prediction.
     """

@@ -1,7 +1,8 @@
 """A flat picture as a list of shapes, made into pixels (PNG) or text (SVG) from the same layout.
 
-Contract: coordinates are pixels from the top left corner; later shapes lie on top. Only what the timeline needs:
-boxes, lines, areas and one-line texts. `Text.y` is the top of its line box (see `draw.line_height`).
+Contract: coordinates are pixels from the top left corner; later shapes lie on top. Only what the timeline
+needs: boxes, lines, areas and one-line texts. `Text.y` is the top of its line box (see
+`letters.line_height`).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from xml.sax.saxutils import escape
 import numpy as np
 from PIL import Image, ImageDraw
 
-from tubelet.view import draw
+from tubelet.view import draw, letters
 from tubelet.view.draw import RGB, Pixels
 
 _SMOOTH = 4  # lines and areas are drawn this much larger and averaged down
@@ -60,7 +61,9 @@ class Text:
 Shape = Box | Line | Area | Text
 
 
-def to_image(shapes: Sequence[Shape], width: int, height: int, ground: RGB, font: str | None = None) -> Image.Image:
+def to_image(
+    shapes: Sequence[Shape], width: int, height: int, ground: RGB, font: str | None = None
+) -> Image.Image:
     """Draw the shapes on a plain ground: an RGB picture of this size."""
     pixels = np.empty((height, width, 3), np.uint8)
     pixels[:] = ground
@@ -70,7 +73,9 @@ def to_image(shapes: Sequence[Shape], width: int, height: int, ground: RGB, font
                 draw.fill_box(pixels, (x0, y0, x1, y1), fill, radius=radius, opacity=opacity)
             case Text(x, y, text, size, colour, anchor):
                 shift = {"start": 0.0, "middle": 0.5, "end": 1.0}[anchor]
-                draw.draw_text(pixels, x - shift * draw.text_width(text, size, font), y, text, size, colour, font)
+                letters.draw_text(
+                    pixels, x - shift * letters.text_width(text, size, font), y, text, size, colour, font
+                )
             case Line(points, colour, line_px):
                 _draw_smooth(pixels, points, colour, 1.0, line_px)
             case Area(points, fill, opacity):
@@ -79,7 +84,11 @@ def to_image(shapes: Sequence[Shape], width: int, height: int, ground: RGB, font
 
 
 def _draw_smooth(
-    pixels: Pixels, points: tuple[tuple[float, float], ...], colour: RGB, opacity: float, line_px: float | None
+    pixels: Pixels,
+    points: tuple[tuple[float, float], ...],
+    colour: RGB,
+    opacity: float,
+    line_px: float | None,
 ) -> None:
     edge = 1 + (line_px or 0) / 2
     left, top = (math.floor(min(p[i] for p in points) - edge) for i in (0, 1))
@@ -109,7 +118,9 @@ def to_svg(shapes: Sequence[Shape], width: int, height: int, ground: RGB) -> str
                     f'fill-opacity="{opacity:g}"/>'
                 )
             case Text(x, y, text, size, colour, anchor):
-                base = y + draw.line_height(size) / 2 + size * 0.358  # half a capital letter below the middle
+                base = (
+                    y + letters.line_height(size) / 2 + size * 0.358
+                )  # half a capital letter below the middle
                 out.append(
                     f'<text x="{x:.2f}" y="{base:.2f}" font-size="{size}" fill="{_hex(colour)}" '
                     f'text-anchor="{anchor}">{escape(_legal(text))}</text>'

@@ -6,13 +6,13 @@ Contract: `layout_bar` lays out and draws all that stays the same during a video
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
 
 from tubelet.tube import Span
-from tubelet.view import draw
+from tubelet.view import draw, letters
 from tubelet.view.draw import RGB, Pixels
 
 GROUND: RGB = (19, 22, 28)
@@ -60,6 +60,51 @@ class Bar:
         return self.track_x0 + share * (self.track_x1 - self.track_x0)
 
 
+@dataclass(frozen=True, slots=True)
+class _Measures:
+    """Sizes in pixels that follow from the width of the bar, the size of its letters and the time's text."""
+
+    width: int
+    size: int
+    pad: int
+    gap: int
+    line: int
+    lane: int
+    truth: int
+    time_size: int
+    total: str
+    slot: int  # width kept free for the time
+
+    @property
+    def inner(self) -> int:
+        return self.width - 2 * self.pad
+
+    @property
+    def beside(self) -> bool:
+        """Whether the time stands to the right of something else, and not in a line of its own."""
+        return 0 < self.slot <= 0.42 * self.inner
+
+    @property
+    def text_px(self) -> int:
+        """Room for text in a line that the time may share."""
+        return self.inner - (self.slot + 2 * self.gap if self.beside else 0)
+
+    @property
+    def time_height(self) -> int:
+        return letters.line_height(self.time_size) if self.time_size else 0
+
+
+@dataclass(slots=True)
+class _Flow:
+    """What goes where, collected on one walk down the bar; y is where the next thing goes."""
+
+    y: int
+    texts: list[tuple[float, int, str, RGB]] = field(default_factory=list)
+    swatches: list[tuple[float, RGB]] = field(default_factory=list)
+    tracks: list[tuple[int, Lane]] = field(default_factory=list)
+    heads: list[tuple[float, float]] = field(default_factory=list)
+
+
 @lru_cache(maxsize=64)
 def layout_bar(
     width: int,
@@ -70,93 +115,108 @@ def layout_bar(
     truth_colour: RGB,
     font: str | None,
 ) -> Bar:
-    """Lay out a time bar of this width with letters of this size (pixels). Its height is always even."""
-    pad, gap = max(3, round(size * 0.62)), max(2, round(size * 0.36))
-    lane_px, truth_px = max(3, round(size * 0.46)), max(2, round(size * 0.18))
-    line, inner = draw.line_height(size), width - 2 * pad
-    time_size = max(8, round(size * 0.88))
-    total = f"/ {duration_s:.1f} s"
-    slot = draw.text_width(f"{duration_s:.1f} s {total}", time_size, font)
-    if slot > inner:
-        total, slot = "", draw.text_width(f"{duration_s:.1f} s", time_size, font)
-    if slot > inner:
-        time_size = slot = 0
-    beside = 0 < slot <= 0.42 * inner  # else the time has a line of its own
-    text_px = inner - (slot + 2 * gap if beside else 0)
+    """Lay out a time bar of this width with letters of this size (pixels). Its height is always even.
 
-    titled = sum(lane.title is not None for lane in lanes) <= _MAX_TITLES
-    hidden = max(0, len(lanes) - _MAX_LANES)
-    lanes = lanes[: _MAX_LANES if hidden else len(lanes)]
-    head_lines = draw.wrap(caption, size, text_px, 2, font) if caption else []
-    titles = [
-        draw.wrap(lane.title, size, text_px - size, 2 if len(lanes) == 1 else 1, font)
-        if titled and lane.title
-        else []
-        for lane in lanes
-    ]
-    notes = [lane.note if titled and lane.title and lane.note else None for lane in lanes]
-    has_text = bool(head_lines) or any(titles)
-    track_x1 = width - pad - (0 if has_text or not beside else slot + 2 * gap)
+    Up to 4 lanes are titled, up to 12 are drawn; how many more there are is written.
+    """
+    m = _measure(width, size, duration_s, font)
+    lines = letters.wrap(caption, size, m.text_px, 2, font) if caption else []
+    titled = sum(lane.title is not None for lane in lanes) <= _MAX_TITLES and any(
+        lane.title for lane in lanes
+    )
+    flow = _Flow(m.pad - (m.line - size) // 2 if lines or titled else m.pad)
+    for text in lines:
+        flow.texts.append((m.pad, flow.y, text, TEXT))
+        flow.y += m.line
+    for i, lane in enumerate(lanes[:_MAX_LANES]):
+        under_text = bool(lines) and i == 0
+        if titled and lane.title:
+            _add_title(flow, m, lane, 2 if len(lanes) == 1 else 1, font)
+            under_text = True
+        if lane.spans or lane.truth or not (titled and lane.title and lane.note):
+            flow.y += m.gap if under_text or i else 0
+            _add_track(flow, m, lane, new_block=under_text)
+    if len(lanes) > _MAX_LANES:
+        more = letters.shorten(f"+ {len(lanes) - _MAX_LANES} more", size, m.inner, font)
+        flow.texts.append((m.pad, flow.y, more, MUTED))
+        flow.y += m.line
 
-    # one walk down the bar: collect what to draw, then make the picture as high as was needed
-    y = pad - (line - size) // 2 if has_text else pad
-    texts: list[tuple[float, int, str, RGB]] = []
-    swatches: list[tuple[float, float, RGB]] = []
-    tracks: list[tuple[int, Lane]] = []
-    heads: list[tuple[float, float]] = []
-    for text in head_lines:
-        texts.append((pad, y, text, TEXT))
-        y += line
-    for lane, title, note in zip(lanes, titles, notes, strict=True):
-        if title:
-            swatches.append((pad, y + line / 2, lane.colour))
-        for text in title:
-            texts.append((pad + size, y, text, TEXT))
-            y += line
-        if note:
-            x = pad + size + draw.text_width(title[-1], size, font) + gap * 2
-            if x + draw.text_width(note, size, font) > (pad + text_px if len(texts) == 1 else width - pad):
-                x, y = pad + size, y + line  # no room behind the sentence
-            tint = ALARM if lane.failed else MUTED
-            texts.append((x, y - line, draw.shorten(note, size, width - pad - x, font), tint))
-        if lane.spans or lane.truth or not note:
-            y += gap if title or head_lines else 0
-            tracks.append((y, lane))
-            if not heads or title:
-                heads.append((y - 2, y))
-            y += lane_px * bool(lane.spans or not lane.truth) + (truth_px + 2) * bool(lane.truth)
-            heads[-1] = (heads[-1][0], y + 2)
-            y += gap
-        head_lines = []
-    y -= gap if lanes and tracks and tracks[-1][1] is lanes[-1] else 0
-    if hidden:
-        texts.append((pad, y, draw.shorten(f"+ {hidden} more", size, inner, font), MUTED))
-        y += line
-    first = tracks[0][0] if tracks else y
-    last = y
-    if not has_text and beside:
-        time_y = round((first + last - draw.line_height(time_size)) / 2)
-        extra = max(0, -time_y + 2)
-        time_y += extra
-    elif beside:
-        time_y = texts[0][1] + (line - draw.line_height(time_size)) // 2
-    else:
-        time_y = y + gap
-        y = time_y + (draw.line_height(time_size) if time_size else 0)
-    bottom = max(y + pad, time_y + draw.line_height(time_size) + 2 if time_size else 0)
-    height = (bottom + 1) // 2 * 2
+    if not m.beside:
+        time_y = flow.y + m.gap
+        flow.y = time_y + m.time_height
+    elif lines or titled:
+        time_y = flow.texts[0][1] + (m.line - m.time_height) // 2
+    else:  # in the middle of the lanes, which it may overtop
+        middle = (m.pad + flow.y) / 2
+        time_y = max(2, round(middle - m.time_height / 2))
+    height = (max(flow.y + m.pad, time_y + m.time_height + 2) + 1) // 2 * 2
+    track_x1 = width - m.pad - (m.slot + 2 * m.gap if m.beside and not (lines or titled) else 0)
 
     pixels = np.empty((height, width, 3), np.uint8)
     pixels[:] = GROUND
-    for x, middle, colour in swatches:
-        r = size * 0.31
-        draw.fill_box(pixels, (x, middle - r, x + 2 * r, middle + r), colour, radius=r * 0.55)
-    for x, top, text, colour in texts:
-        draw.draw_text(pixels, x, top, text, size, colour, font)
-    for top, lane in tracks:
-        _draw_track(pixels, (pad, top, track_x1), lane, duration_s, (lane_px, truth_px), truth_colour)
+    radius = size * 0.31
+    for middle, colour in flow.swatches:
+        swatch = (m.pad, middle - radius, m.pad + 2 * radius, middle + radius)
+        draw.fill_box(pixels, swatch, colour, radius=radius * 0.55)
+    for x, y, text, colour in flow.texts:
+        letters.draw_text(pixels, x, y, text, size, colour, font)
+    for y, lane in flow.tracks:
+        _draw_track(pixels, (m.pad, y, track_x1), lane, duration_s, (m.lane, m.truth), truth_colour)
     pixels.flags.writeable = False
-    return Bar(pixels, pad, track_x1, tuple(heads), width - pad, time_y, time_size, total, font)
+    return Bar(pixels, m.pad, track_x1, tuple(flow.heads), width - m.pad, time_y, m.time_size, m.total, font)
+
+
+def _measure(width: int, size: int, duration_s: float, font: str | None) -> _Measures:
+    pad, time_size = max(3, round(size * 0.62)), max(8, round(size * 0.88))
+    total = f"/ {duration_s:.1f} s"
+    slot = letters.text_width(f"{duration_s:.1f} s {total}", time_size, font)
+    if slot > width - 2 * pad:  # too narrow: only the moment
+        total, slot = "", letters.text_width(f"{duration_s:.1f} s", time_size, font)
+    if slot > width - 2 * pad:
+        time_size = slot = 0
+    return _Measures(
+        width=width,
+        size=size,
+        pad=pad,
+        gap=max(2, round(size * 0.36)),
+        line=letters.line_height(size),
+        lane=max(3, round(size * 0.46)),
+        truth=max(2, round(size * 0.18)),
+        time_size=time_size,
+        total=total,
+        slot=slot,
+    )
+
+
+def _add_title(flow: _Flow, m: _Measures, lane: Lane, most_lines: int, font: str | None) -> None:
+    """The sentence with its swatch, and the note behind it, or under it where that is too narrow."""
+    flow.y += m.gap if flow.tracks else 0
+    shared = not flow.texts  # the first line may share its row with the time
+    flow.swatches.append((flow.y + m.line / 2, lane.colour))
+    x, title = m.pad + m.size, letters.wrap(lane.title or "", m.size, m.text_px - m.size, most_lines, font)
+    for text in title:
+        flow.texts.append((x, flow.y, text, TEXT))
+        flow.y += m.line
+    if lane.note is None:
+        return
+    right = m.pad + (m.text_px if shared and len(title) == 1 else m.inner)
+    behind = x + letters.text_width(title[-1] if title else "", m.size, font) + 2 * m.gap
+    colour = ALARM if lane.failed else MUTED
+    if behind + letters.text_width(lane.note, m.size, font) <= right:
+        flow.texts.append((behind, flow.y - m.line, lane.note, colour))
+    else:
+        flow.texts.append((x, flow.y, letters.shorten(lane.note, m.size, m.width - m.pad - x, font), colour))
+        flow.y += m.line
+
+
+def _add_track(flow: _Flow, m: _Measures, lane: Lane, *, new_block: bool) -> None:
+    top = flow.y
+    flow.tracks.append((top, lane))
+    flow.y += m.lane * bool(lane.spans or not lane.truth) + (m.truth + 2) * bool(lane.truth)
+    if new_block or not flow.heads:
+        flow.heads.append((top - 2, flow.y + 2))
+    else:
+        flow.heads[-1] = (flow.heads[-1][0], flow.y + 2)
 
 
 def _draw_track(
@@ -168,7 +228,7 @@ def _draw_track(
     truth_colour: RGB,
 ) -> None:
     x0, y, x1 = place
-    rows = []
+    rows: list[tuple[float, int, tuple[Span, ...], RGB]] = []
     if lane.spans or not lane.truth:
         rows.append((y, thick_px[0], lane.spans, lane.colour))
         y += thick_px[0] + 2
@@ -204,9 +264,9 @@ def draw_bar(image: Pixels, y: int, bar: Bar, time_s: float, duration_s: float, 
         draw.fill_box(rows, (x - half - 1, top - 1, x + half + 1, end + 1), GROUND, radius=half + 1)
         draw.fill_box(rows, (x - half, top, x + half, end), draw.WHITE, radius=half)
     if bar.time_size:
-        total = draw.text_width(bar.total, bar.time_size, bar.font)
+        total = letters.text_width(bar.total, bar.time_size, bar.font)
         space = bar.time_size * 0.28 if total else 0
         now = f"{min(max(time_s, 0.0), duration_s):.1f} s"
-        left = bar.time_right - total - space - draw.text_width(now, bar.time_size, bar.font)
-        draw.draw_text(rows, left, bar.time_y, now, bar.time_size, TEXT, bar.font)
-        draw.draw_text(rows, bar.time_right - total, bar.time_y, bar.total, bar.time_size, MUTED, bar.font)
+        left = bar.time_right - total - space - letters.text_width(now, bar.time_size, bar.font)
+        letters.draw_text(rows, left, bar.time_y, now, bar.time_size, TEXT, bar.font)
+        letters.draw_text(rows, bar.time_right - total, bar.time_y, bar.total, bar.time_size, MUTED, bar.font)

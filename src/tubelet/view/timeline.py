@@ -1,8 +1,9 @@
 """When each sentence is true, as a chart: one row per query, the spans on a common time axis.
 
-Contract: predictions of one video (or of several, then each row names its video) go in; a picture comes out, or a
-PNG or SVG file. No pixels of the video are needed. Spans are shaded by their score, the truth lies under them,
-"not in this video" is a hatched row and a failure a red one: no query is left out. Knows nothing of boxes.
+Contract: predictions of one video (or of several, then each row names its video) go in; a picture comes out,
+or a PNG or SVG file. No pixels of the video are needed. Spans are shaded by their score, the truth lies under
+them, "not in this video" is a hatched row and a failure a red one: no query is left out. Boxes play
+no role.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from PIL import Image
 
 from tubelet.errors import DataError, RecipeError
 from tubelet.tube import FloatArray, Prediction, Tube
-from tubelet.view import draw
+from tubelet.view import draw, letters
 from tubelet.view.draw import RGB
 from tubelet.view.rows import Truth, absence, tiou, truth_rows
 from tubelet.view.scene import Area, Box, Line, Shape, Text, to_image, to_svg
@@ -69,7 +70,8 @@ def draw_timeline(
         title: by default the name of the video.
         font: name or path of a TrueType font to use instead of the built-in one.
     Raises:
-        DataError: truth or activity do not fit the predictions. RecipeError: a size or duration makes no sense.
+        DataError: truth or activity do not fit the predictions. RecipeError: a size or duration makes no
+            sense.
     """
     shapes, height = _layout(predictions, duration_s, truth, activity, width, title, font)
     return to_image(shapes, width, height, _GROUND, font)
@@ -97,14 +99,15 @@ def write_timeline(
 
 
 def nice_ticks(duration_s: float, most: int) -> FloatArray:
-    """Round moments from 0 to at most `duration_s`, at most `most` + 1 of them, 1, 2 or 5 times a power of ten apart."""
+    """0 and up to `most` round moments after it, until `duration_s`; 1, 2 or 5 times 10^n apart."""
     step = 10.0 ** math.floor(math.log10(duration_s / max(most, 1)))
     step = next(step * k for k in (1, 2, 5, 10, 20) if duration_s / (step * k) <= max(most, 1) + 1e-9)
-    ticks: FloatArray = np.arange(math.floor(duration_s / step + 1e-9) + 1) * step
-    return ticks
+    return step * np.arange(math.floor(duration_s / step + 1e-9) + 1, dtype=np.float64)
 
 
-def _duration(predictions: Sequence[Prediction], rows: Sequence[tuple[Tube, ...] | None], given: float | None) -> float:
+def _duration(
+    predictions: Sequence[Prediction], rows: Sequence[tuple[Tube, ...] | None], given: float | None
+) -> float:
     if given is not None:
         if not (math.isfinite(given) and given > 0):
             raise RecipeError(f"duration_s is a number of seconds above 0, got {given!r}")
@@ -132,14 +135,14 @@ def _layout(
     videos = list(dict.fromkeys(Path(p.video).name for p in predictions))
     known = any(row is not None for row in rows)
     names_px = min(round(width * 0.3), 420)
-    axis = _Axis(
-        _MARGIN + names_px + _GAP, width - _MARGIN - (72 if known else 8), duration_s
-    )
+    axis = _Axis(_MARGIN + names_px + _GAP, width - _MARGIN - (72 if known else 20), duration_s)
 
     shapes: list[Shape] = []
     legend_x = _legend(shapes, width - _MARGIN, known, any(c is not None for c in curves), font)
-    heading = title or (videos[0] if len(videos) == 1 else f"{len(videos)} videos" if videos else "no predictions")
-    heading = draw.shorten(heading, _TITLE, legend_x - _MARGIN - _GAP, font)
+    heading = title or (
+        videos[0] if len(videos) == 1 else f"{len(videos)} videos" if videos else "no predictions"
+    )
+    heading = letters.shorten(heading, _TITLE, legend_x - _MARGIN - _GAP, font)
     shapes.append(Text(_MARGIN, _MARGIN - 6, heading, _TITLE, _TEXT))
     top = _MARGIN + 52
     y: float = top + 6
@@ -148,26 +151,30 @@ def _layout(
         if i:
             content.append(Box(_MARGIN, y, width - _MARGIN, y + 1, _FAINT))
         colour = draw.PALETTE[i % len(draw.PALETTE)]
-        lines = draw.wrap(prediction.query, _SENTENCE, names_px - 20, 3, font)
+        lines = letters.wrap(prediction.query, _SENTENCE, names_px - 20, 3, font)
         meta = _meta(prediction, len(videos) > 1)
-        text_px = len(lines) * draw.line_height(_SENTENCE) + bool(meta) * draw.line_height(_SMALL)
-        lanes_px = _BAR + (_CURVE + 4 if curve is not None else 0) + (_TRUE_BAR + 5 if row else 18 * (row == ()))
+        text_px = len(lines) * letters.line_height(_SENTENCE) + bool(meta) * letters.line_height(_SMALL)
+        lanes_px = (
+            _BAR + (_CURVE + 4 if curve is not None else 0) + (_TRUE_BAR + 5 if row else 18 * (row == ()))
+        )
         inner = max(text_px, lanes_px)
         y += _ROW_PAD
         _names(content, y + (inner - text_px) / 2, lines, meta, colour, names_px, font)
         _lanes(content, y + (inner - lanes_px) / 2, prediction, row, curve, colour, axis, font)
         if known:
-            text = "-" if not row else f"{tiou([t.span for t in prediction.tubes], [t.span for t in row]):.2f}"
-            middle = y + (inner - draw.line_height(_SENTENCE)) / 2
+            text = (
+                "-" if not row else f"{tiou([t.span for t in prediction.tubes], [t.span for t in row]):.2f}"
+            )
+            middle = y + (inner - letters.line_height(_SENTENCE)) / 2
             content.append(Text(width - _MARGIN, middle, text, _SENTENCE, _TEXT if row else _MUTED, "end"))
         y += inner + _ROW_PAD
     if not predictions:
         content.append(Text(_MARGIN, y + _ROW_PAD, "no queries were asked", _SENTENCE, _MUTED))
-        y += 2 * _ROW_PAD + draw.line_height(_SENTENCE)
+        y += 2 * _ROW_PAD + letters.line_height(_SENTENCE)
     _axis(shapes, axis, top, y, font)
     if known:
         shapes.append(Text(width - _MARGIN, top - 20, "tIoU", _SMALL, _MUTED, "end"))
-    return shapes + content, round(y) + _MARGIN // 2
+    return shapes + content, round(y) + _MARGIN * 3 // 4
 
 
 def _curves(
@@ -177,7 +184,8 @@ def _curves(
         return [None] * len(predictions)
     if len(activity) != len(predictions):
         raise DataError(
-            f"activity has one (times_s, values) or None per prediction ({len(predictions)}), got {len(activity)}"
+            f"activity has one (times_s, values) or None per prediction ({len(predictions)}), "
+            f"got {len(activity)}"
         )
     out: list[tuple[FloatArray, FloatArray] | None] = []
     for entry in activity:
@@ -187,7 +195,8 @@ def _curves(
         times, values = (np.asarray(part, dtype=np.float64) for part in entry)
         if times.ndim != 1 or times.shape != values.shape or not np.isfinite([times, values]).all():
             raise DataError(
-                f"activity is finite times_s (T,) and values (T,), got shapes {times.shape} and {values.shape}"
+                f"activity is finite times_s (T,) and values (T,), "
+                f"got shapes {times.shape} and {values.shape}"
             )
         low, high = min(0.0, values.min(initial=0.0)), max(values.max(initial=0.0), 0.0)
         out.append((times, (values - low) / max(high - low, 1e-12)) if len(times) > 1 else None)
@@ -208,10 +217,10 @@ def _legend(shapes: list[Shape], right: float, truth: bool, curves: bool, font: 
         entries.append(("truth", _TRUTH, 5))
     if curves:
         entries.append(("activity", draw.mix(draw.PALETTE[0], _GROUND, 0.4), 2))
-    x, middle = right, _MARGIN - 6 + draw.line_height(_TITLE) / 2
+    x, middle = right, _MARGIN - 6 + letters.line_height(_TITLE) / 2
     for name, colour, thick in reversed(entries):
-        x -= draw.text_width(name, _SMALL, font)
-        shapes.append(Text(x, middle - draw.line_height(_SMALL) / 2, name, _SMALL, _MUTED))
+        x -= letters.text_width(name, _SMALL, font)
+        shapes.append(Text(x, middle - letters.line_height(_SMALL) / 2, name, _SMALL, _MUTED))
         shapes.append(Box(x - 28, middle - thick / 2, x - 7, middle + thick / 2, colour, thick / 3))
         x -= 46
     return x
@@ -229,13 +238,13 @@ def _axis(shapes: list[Shape], axis: _Axis, top: float, bottom: float, font: str
 def _names(
     shapes: list[Shape], y: float, lines: list[str], meta: str, colour: RGB, width: int, font: str | None
 ) -> None:
-    middle = y + draw.line_height(_SENTENCE) / 2
+    middle = y + letters.line_height(_SENTENCE) / 2
     shapes.append(Box(_MARGIN, middle - 5, _MARGIN + 10, middle + 5, colour, 3))
     for line in lines:
         shapes.append(Text(_MARGIN + 20, y, line, _SENTENCE, _TEXT))
-        y += draw.line_height(_SENTENCE)
+        y += letters.line_height(_SENTENCE)
     if meta:
-        shapes.append(Text(_MARGIN + 20, y, draw.shorten(meta, _SMALL, width - 20, font), _SMALL, _MUTED))
+        shapes.append(Text(_MARGIN + 20, y, letters.shorten(meta, _SMALL, width - 20, font), _SMALL, _MUTED))
 
 
 def _lanes(
@@ -266,19 +275,23 @@ def _lanes(
         shapes.append(Text(axis.x0, y - 1, "truth: not in this video", _SMALL, _MUTED))
 
 
-def _spans(shapes: list[Shape], y: float, tubes: Sequence[Tube], colour: RGB, axis: _Axis, font: str | None) -> None:
-    """The bars of one row, lighter where less sure, each with its times in it or beside it if there is room."""
+def _spans(
+    shapes: list[Shape], y: float, tubes: Sequence[Tube], colour: RGB, axis: _Axis, font: str | None
+) -> None:
+    """The bars of one row, lighter where less sure, each with its times in it or beside it."""
     shapes.append(Box(axis.x0, y, axis.x1, y + _BAR, _TRACK, 5))
     places = [span_px(tube.span, axis.duration_s, axis.x0, axis.x1, least_px=4) for tube in tubes]
     taken = list(places)
-    text_y = y + (_BAR - draw.line_height(_SMALL)) / 2
-    for tube, (x0, x1) in sorted(zip(tubes, places, strict=True), key=lambda item: item[1][1] - item[1][0])[::-1]:
+    text_y = y + (_BAR - letters.line_height(_SMALL)) / 2
+    for tube, (x0, x1) in sorted(zip(tubes, places, strict=True), key=lambda item: item[1][1] - item[1][0])[
+        ::-1
+    ]:
         fill = colour if tube.score is None else draw.mix(colour, _GROUND, 0.62 * (1 - tube.score))
         shapes.append(Box(x0, y, x1, y + _BAR, draw.mix(colour, _TEXT, 0.12), 5))
         shapes.append(Box(x0 + 1.25, y + 1.25, x1 - 1.25, y + _BAR - 1.25, fill, 4))
         label = f"{tube.span.start_s:.1f} - {tube.span.end_s:.1f} s"
         label += "" if tube.score is None else f" · {tube.score:.2f}"
-        wide = draw.text_width(label, _SMALL, font)
+        wide = letters.text_width(label, _SMALL, font)
         if wide + 14 <= x1 - x0:
             shapes.append(Text((x0 + x1) / 2, text_y, label, _SMALL, draw.ink_on(fill), "middle"))
             continue
@@ -302,8 +315,8 @@ def _absent(shapes: list[Shape], y: float, prediction: Prediction, axis: _Axis, 
             if high > low:
                 ends = ((low, y + _BAR - (low - foot + _BAR)), (high, y + _BAR - (high - foot + _BAR)))
                 shapes.append(Line(ends, _FAINT, 1.5))
-    text = draw.shorten(absence(prediction), _SMALL, axis.x1 - axis.x0 - 20, font)
-    wide, text_y = draw.text_width(text, _SMALL, font), y + (_BAR - draw.line_height(_SMALL)) / 2
+    text = letters.shorten(absence(prediction), _SMALL, axis.x1 - axis.x0 - 20, font)
+    wide, text_y = letters.text_width(text, _SMALL, font), y + (_BAR - letters.line_height(_SMALL)) / 2
     if failed:
         shapes.append(Box(axis.x0, y, axis.x0 + 3, y + _BAR, _ALARM, 1.5))
     else:

@@ -1,0 +1,86 @@
+"""Peak memory of reading 64 frames of a ten-minute 1080p video, above what importing costs.
+
+    python perf/decode_memory.py [--width 640 --height 360] [--minutes 10] [--limit-mb 400]
+
+The video is made once (a few moving stripes, H.264, keyframe every 250 frames) and kept in the temporary
+folder. Reading happens in a fresh process, whose peak resident set is compared with the one after its
+imports. The exit code is 1 above the limit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from tubelet.video import VideoWriter
+
+CHILD = """
+import json, resource, sys, time
+import av, numpy
+from tubelet.video import open_video, read_clip_report, sample_uniform
+unit = 1 if sys.platform == "darwin" else 1024
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+path, width, height, frames = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+before = peak()
+start = time.perf_counter()
+video = open_video(path)
+opened, open_s = peak(), time.perf_counter() - start
+start = time.perf_counter()
+clip, report = read_clip_report(video, sample_uniform(video, frames), (width, height))
+print(json.dumps({"imports": before, "opened": opened, "read": peak(), "pixels": clip.pixels.nbytes,
+                  "open_s": open_s, "read_s": time.perf_counter() - start, "n_frames": video.n_frames,
+                  "n_seeks": report.n_seeks}))
+"""
+
+
+def long_video(minutes: float) -> Path:
+    """A 1080p30 file of this length, made once."""
+    path = Path(tempfile.gettempdir()) / "tubelet-perf" / f"stripes_1080p_{minutes:g}min.mp4"
+    if path.exists():
+        return path
+    path.parent.mkdir(exist_ok=True)
+    columns = np.arange(1920)
+    pictures = []
+    for shift in range(0, 240, 60):
+        row = np.where((columns + shift) // 120 % 2, 200, 60).astype(np.uint8)
+        pictures.append(np.broadcast_to(row[None, :, None], (1080, 1920, 3)).copy())
+    start = time.perf_counter()
+    with VideoWriter(path, 1920, 1080, 30, preset="ultrafast", quality=35, gop=250) as out:
+        for k in range(int(minutes * 60 * 30)):
+            out.write(pictures[k // 30 % len(pictures)])
+    print(f"made {path} in {time.perf_counter() - start:.0f} s")
+    return path
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--frames", type=int, default=64)
+    parser.add_argument("--width", type=int, default=640)
+    parser.add_argument("--height", type=int, default=360)
+    parser.add_argument("--limit-mb", type=float, default=400)
+    args = parser.parse_args()
+    path = long_video(args.minutes)
+    command = [sys.executable, "-c", CHILD, str(path), str(args.width), str(args.height), str(args.frames)]
+    got = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    above = (got["read"] - got["imports"]) / 1e6
+    print(f"{got['n_frames']} frames of 1920x1080, {path.stat().st_size / 1e6:.1f} MB")
+    print(f"open  {got['open_s']:.2f} s, peak {(got['opened'] - got['imports']) / 1e6:.0f} MB above imports")
+    print(
+        f"read  {args.frames} frames at {args.width}x{args.height} ({got['pixels'] / 1e6:.0f} MB of pixels): "
+        f"{got['read_s']:.2f} s with {got['n_seeks']} jumps, peak {above:.0f} MB above imports"
+    )
+    print(f"limit {args.limit_mb:.0f} MB: {'ok' if above <= args.limit_mb else 'EXCEEDED'}")
+    return 0 if above <= args.limit_mb else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

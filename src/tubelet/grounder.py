@@ -1,0 +1,160 @@
+"""`load()` a model by name, and the interface every loaded method has.
+
+A name is one of: an embedded model (`tubelet models` lists them), a local folder, or a hub id ("org/name"). The hub
+is contacted only for a hub id, and never when HF_HUB_OFFLINE is set; HF_HOME is respected.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from tubelet.errors import ModelError
+from tubelet.tube import Prediction, Span
+
+if TYPE_CHECKING:
+    from tubelet.spacevllm.config import SpaceVLLMConfig
+
+DEFAULT_MODEL = "spacevllm-pico"
+_HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
+
+
+class Grounder(Protocol):
+    """A loaded method. `encode` reads a video once; `ground` and `ground_many` ask about it."""
+
+    name: str
+
+    def encode(self, video: Any, window: Span | None = None) -> Any: ...
+
+    def ground(
+        self,
+        video: Any,
+        query: str,
+        task: str | None = None,
+        span: Span | None = None,
+        span_reader: str | None = None,
+    ) -> Prediction: ...
+
+    def ground_many(
+        self,
+        video: Any,
+        queries: Sequence[str],
+        task: str | None = None,
+        span: Span | None | Sequence[Span | None] = None,
+        span_reader: str | None = None,
+    ) -> list[Prediction]: ...
+
+    def ask(self, video: Any, question: str, max_new_tokens: int = 64) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedModel:
+    """A model that is shipped inside the package."""
+
+    name: str
+    folder: Path
+    kind: str
+    domain: str
+    byte_size: int
+
+
+def embedded_models() -> list[EmbeddedModel]:
+    """What is shipped, by name."""
+    found = []
+    root = Path(str(resources.files("tubelet"))) / "weights"
+    for config in sorted(root.glob("*/config.json")):
+        data = json.loads(config.read_text())
+        kind = "SpaceVLLM" if data["model_type"] == "tubelet_spacevllm" else "chat base (LLaVA-OneVision)"
+        size = sum(f.stat().st_size for f in config.parent.glob("*.safetensors"))
+        found.append(EmbeddedModel(config.parent.name, config.parent, kind, "tubelet's toy world", size))
+    return found
+
+
+def load(
+    model: str | Path = DEFAULT_MODEL,
+    device: str | None = None,
+    dtype: str | None = None,
+    config: SpaceVLLMConfig | None = None,
+) -> Grounder:
+    """Load a model for inference.
+
+    Args:
+        model: embedded name, folder, or hub id. A SpaceVLLM folder continues; a LLaVA-OneVision checkpoint starts
+            a new SpaceVLLM with an untrained decoder (`config` sets it up).
+        device: "cpu", "cuda", "cuda:1", ...; default: cuda if there is one.
+        dtype: "float32", "bfloat16", "float16"; default: bfloat16 on a GPU, float32 on the CPU.
+
+    Raises ModelError that says what was looked for and what exists.
+    """
+    folder = find_model(model)
+    import torch
+
+    from tubelet.spacevllm.checkpoint import load_bundle, with_queries
+    from tubelet.spacevllm.config import SpaceVLLMConfig
+    from tubelet.spacevllm.domain import load_domain
+    from tubelet.spacevllm.grounder import SpaceVLLMGrounder
+
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ModelError(f"device {device} was asked for, but torch sees no GPU: use device cpu")
+    dtype = dtype or ("bfloat16" if device.startswith("cuda") else "float32")
+    if dtype not in ("float32", "bfloat16", "float16"):
+        raise ModelError(f"dtype is float32, bfloat16 or float16, got {dtype!r}")
+    bundle = load_bundle(folder, config, getattr(torch, dtype), device)
+    if not bundle.layout.query_tokens:
+        bundle = with_queries(bundle, config or SpaceVLLMConfig())
+    return SpaceVLLMGrounder(bundle, str(model), revision_of(folder), load_domain(folder))
+
+
+def find_model(model: str | Path) -> Path:
+    """The folder of a model name; downloads only a hub id, and only when that is allowed."""
+    text = str(model)
+    embedded = {m.name: m.folder for m in embedded_models()}
+    if text in embedded:
+        return embedded[text]
+    path = Path(text).expanduser()
+    if path.is_dir():
+        return path
+    if path.is_file():
+        raise ModelError(f"{text} is a file; a model is a folder with config.json and safetensors")
+    if isinstance(model, Path) or not _HUB_ID.match(text) or text.startswith("."):
+        raise ModelError(
+            f"there is no model {text!r}: it is not an embedded model ({', '.join(embedded) or 'none shipped'}), "
+            "not a folder, and not a hub id of the form org/name"
+        )
+    return _download(text)
+
+
+def _download(hub_id: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    try:
+        return Path(
+            snapshot_download(hub_id, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"])
+        )
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        raise ModelError(
+            f"{hub_id!r} is neither a local folder nor in the hub cache, and the hub cannot be reached "
+            "(offline, or HF_HUB_OFFLINE is set): download it where there is a network, or give a folder"
+        ) from error
+    except (HfHubHTTPError, OSError) as error:
+        raise ModelError(f"cannot download {hub_id!r} from the hub: {str(error).splitlines()[0]}") from error
+
+
+def revision_of(folder: Path) -> str:
+    """Short hash of a model's config and weight files' names and sizes; for small models of the bytes themselves."""
+    digest = hashlib.sha256()
+    for path in sorted([folder / "config.json", *folder.glob("*.safetensors")]):
+        digest.update(path.name.encode())
+        if path.stat().st_size < 64 << 20:
+            digest.update(path.read_bytes())
+        else:
+            digest.update(str(path.stat().st_size).encode())
+    return digest.hexdigest()[:12]

@@ -1,0 +1,356 @@
+"""SpaceVLLM folders: load, start from a LLaVA-OneVision, save.
+
+A tubelet SpaceVLLM folder:
+
+    config.json          {"model_type": "tubelet_spacevllm", "base": <LlavaOnevisionConfig>, "spacevllm": <SpaceVLLMConfig>}
+    model*.safetensors   names "base.*" (the stock model's own names) and "space_decoder.*"; sharded when large
+    tokenizer files      with the query tokens <r_0> .. <r_N_v>
+    README.md            model card
+
+A folder in the stock LLaVA-OneVision layout also loads: it starts a new SpaceVLLM with an untrained decoder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from tubelet import __version__
+from tubelet.errors import ModelError, OutputError
+from tubelet.pico import VIDEO_TOKEN, pico_config, pico_tokenizer
+from tubelet.spacevllm.config import SpaceVLLMConfig
+from tubelet.spacevllm.model import SpaceVLLM
+from tubelet.spacevllm.prompts import PromptLayout, make_layout, query_token
+
+MODEL_TYPE = "tubelet_spacevllm"
+_AUXILIARY = "auxiliary.safetensors"  # a base's training-only heads, so that a SpaceVLLM can grow from them
+_DEFAULT_PIXELS = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # SigLIP's mean and std
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A model and everything needed to talk to it."""
+
+    model: SpaceVLLM
+    tokenizer: Any
+    layout: PromptLayout
+    pixel_mean: tuple[float, float, float]
+    pixel_std: tuple[float, float, float]
+    trained: bool  # False: the decoder holds random weights
+
+
+def new_pico(config: SpaceVLLMConfig) -> Bundle:
+    """A random pico base (no query tokens yet) in the stock layout, with untrained heads."""
+    from transformers import LlavaOnevisionForConditionalGeneration
+
+    tokenizer = pico_tokenizer()
+    base = LlavaOnevisionForConditionalGeneration(pico_config(tokenizer))
+    layout = make_layout(tokenizer, VIDEO_TOKEN, 0)
+    return Bundle(SpaceVLLM(base, config), tokenizer, layout, *_DEFAULT_PIXELS, trained=False)
+
+
+def with_queries(bundle: Bundle, config: SpaceVLLMConfig) -> Bundle:
+    """Give a base its query tokens: N_v + 1 new rows in vocabulary, embedding and head. A no-op when it has them."""
+    if bundle.layout.query_tokens:
+        return bundle
+    tokenizer, base = bundle.tokenizer, bundle.model.base
+    tokenizer.add_tokens([query_token(i) for i in range(config.max_frames + 1)], special_tokens=True)
+    old = base.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > old:
+        base.resize_token_embeddings(-(-len(tokenizer) // 8) * 8, mean_resizing=False)
+    first = tokenizer.convert_tokens_to_ids(query_token(0))
+    with torch.no_grad():
+        table = base.get_input_embeddings().weight
+        table[first:].normal_(0.0, float(table[:first].std()))
+    layout = make_layout(tokenizer, _video_token(base, tokenizer), config.max_frames)
+    return replace(bundle, layout=layout)
+
+
+def load_bundle(
+    folder: Path | str,
+    config: SpaceVLLMConfig | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> Bundle:
+    """Load a tubelet SpaceVLLM folder, or a LLaVA-OneVision folder (`config` then sets up the new SpaceVLLM)."""
+    folder = Path(folder)
+    data = _read_config(folder)
+    kind = data.get("model_type")
+    if kind == MODEL_TYPE:
+        return _load_saved(folder, data, dtype, device)
+    if kind == "llava_onevision":
+        return _load_base(folder, config or SpaceVLLMConfig(), dtype, device)
+    raise ModelError(
+        f"{folder} holds a model of type {kind!r}; tubelet's SpaceVLLM loads {MODEL_TYPE} and llava_onevision folders"
+    )
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    if not folder.is_dir():
+        raise ModelError(f"there is no model folder {folder}")
+    if not path.is_file():
+        raise ModelError(f"{folder} is not a model folder: it has no config.json")
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"cannot read {path}: {error}") from error
+    if not isinstance(data, dict):
+        raise ModelError(f"{path} must hold a JSON object")
+    return data
+
+
+def _load_saved(folder: Path, data: Mapping[str, Any], dtype: torch.dtype, device: torch.device | str) -> Bundle:
+    from accelerate import init_empty_weights
+    from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
+
+    for key in ("base", "spacevllm"):
+        if key not in data:
+            raise ModelError(f"{folder / 'config.json'} lacks {key!r}; was the folder written completely?")
+    config = SpaceVLLMConfig.from_dict(data["spacevllm"])
+    base_config = LlavaOnevisionConfig.from_dict(dict(data["base"]))
+    with init_empty_weights(include_buffers=False):
+        model = SpaceVLLM(LlavaOnevisionForConditionalGeneration(base_config), config)
+    model.to(dtype)
+    state = {name: tensor.to(dtype) for name, tensor in read_tensors(folder).items()}
+    check_tensors(folder, model, state)
+    model.load_state_dict(state, strict=False, assign=True)
+    model.base.tie_weights()
+    model.to(device).eval()
+    tokenizer = _load_tokenizer(folder)
+    mean, std = data.get("pixel_mean", _DEFAULT_PIXELS[0]), data.get("pixel_std", _DEFAULT_PIXELS[1])
+    layout = make_layout(tokenizer, _video_token(model.base, tokenizer), config.max_frames)
+    return Bundle(model, tokenizer, layout, tuple(mean), tuple(std), trained=bool(data.get("trained", True)))
+
+
+def _load_base(folder: Path, config: SpaceVLLMConfig, dtype: torch.dtype, device: torch.device | str) -> Bundle:
+    from transformers import LlavaOnevisionForConditionalGeneration
+
+    try:
+        base, info = LlavaOnevisionForConditionalGeneration.from_pretrained(
+            str(folder), dtype=dtype, output_loading_info=True, local_files_only=True
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise ModelError(f"cannot load {folder} as a LLaVA-OneVision model: {_first_line(error)}") from error
+    missing = sorted(name for name in info["missing_keys"] if not name.endswith("lm_head.weight"))
+    wrong = sorted(str(entry[0]) for entry in info.get("mismatched_keys", ()))
+    if missing or wrong:
+        raise ModelError(_tensor_report(folder, missing, [], wrong))
+    model = SpaceVLLM(base, config).to(dtype).to(device)
+    auxiliary = folder / _AUXILIARY
+    if auxiliary.is_file():
+        model.load_state_dict(load_file(auxiliary), strict=False)
+    tokenizer = _load_tokenizer(folder)
+    mean, std = _pixel_statistics(folder)
+    layout = make_layout(tokenizer, _video_token(base, tokenizer), 0)
+    return Bundle(model, tokenizer, layout, mean, std, trained=False)
+
+
+def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a folder's model.safetensors, single or sharded with its index."""
+    index = folder / "model.safetensors.index.json"
+    try:
+        if index.is_file():
+            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        else:
+            names = ["model.safetensors"]
+        tensors: dict[str, torch.Tensor] = {}
+        for name in names:
+            if not (folder / name).is_file():
+                raise ModelError(f"{folder} lacks the weight file {name}: copy or download the folder again")
+            tensors.update(load_file(folder / name))
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise ModelError(f"cannot read the weights in {folder}: {_first_line(error)}") from error
+    return tensors
+
+
+def check_tensors(folder: Path, model: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> None:
+    """ModelError that names every missing, unknown or wrong-shaped tensor (tied ones are stored once)."""
+    wanted = model.state_dict()
+    missing = sorted(name for name in wanted if name not in state and not name.endswith("lm_head.weight"))
+    unknown = sorted(name for name in state if name not in wanted)
+    wrong = sorted(
+        f"{name} {tuple(state[name].shape)} instead of {tuple(wanted[name].shape)}"
+        for name in state
+        if name in wanted and state[name].shape != wanted[name].shape
+    )
+    if missing or unknown or wrong:
+        raise ModelError(_tensor_report(folder, missing, unknown, wrong))
+
+
+def _tensor_report(folder: Path, missing: list[str], unknown: list[str], wrong: list[str]) -> str:
+    parts = []
+    for what, names in (("missing", missing), ("not of this model", unknown), ("wrong shape", wrong)):
+        if names:
+            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+            parts.append(f"{len(names)} {what}: {', '.join(names[:5])}{more}")
+    return f"the weights in {folder} do not fit its config.json: {'; '.join(parts)}"
+
+
+def _load_tokenizer(folder: Path) -> Any:
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    try:
+        if (folder / "tokenizer_config.json").is_file():
+            return AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        return PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"cannot load the tokenizer in {folder}: {_first_line(error)}") from error
+
+
+def _pixel_statistics(folder: Path) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    for name in ("video_preprocessor_config.json", "preprocessor_config.json"):
+        path = folder / name
+        if path.is_file():
+            data = json.loads(path.read_text())
+            if "image_mean" in data and "image_std" in data:
+                mean, std = data["image_mean"], data["image_std"]
+                return (mean[0], mean[1], mean[2]), (std[0], std[1], std[2])
+    return _DEFAULT_PIXELS
+
+
+def _video_token(base: Any, tokenizer: Any) -> str:
+    token: str = tokenizer.convert_ids_to_tokens(base.config.video_token_id)
+    return token
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__
+
+
+# --- saving --------------------------------------------------------------------------------------
+
+
+def save_bundle(
+    bundle: Bundle,
+    folder: Path | str,
+    dtype: torch.dtype | None = None,
+    card: str = "",
+    max_shard_size: str = "5GB",
+) -> Path:
+    """Write a SpaceVLLM folder, atomically: it appears complete or not at all. `dtype` e.g. torch.float16."""
+    from huggingface_hub import save_torch_state_dict
+
+    folder = Path(folder)
+    model = bundle.model
+    data = {
+        "model_type": MODEL_TYPE,
+        "tubelet_version": __version__,
+        "trained": True,
+        "base": model.base.config.to_dict(),
+        "spacevllm": model.config.to_dict(),
+        "pixel_mean": list(bundle.pixel_mean),
+        "pixel_std": list(bundle.pixel_std),
+    }
+    with _atomic_folder(folder) as temporary:
+        (temporary / "config.json").write_text(json.dumps(data, indent=1, default=str) + "\n")
+        state = {k: v.detach().to("cpu", dtype or v.dtype) for k, v in _saved_state(model).items()}
+        save_torch_state_dict(state, temporary, max_shard_size=max_shard_size)
+        bundle.tokenizer.save_pretrained(temporary)
+        (temporary / "README.md").write_text(card or model_card(bundle))
+    return folder
+
+
+def save_base(bundle: Bundle, folder: Path | str, dtype: torch.dtype | None = None, auxiliary: bool = True) -> Path:
+    """Write the base in the stock LLaVA-OneVision layout (model, tokenizer, processor), atomically.
+
+    auxiliary: also keep the training-only heads beside it, for a SpaceVLLM that grows from it.
+    """
+    folder = Path(folder)
+    with _atomic_folder(folder) as temporary:
+        base = bundle.model.base
+        before = base.dtype
+        base.to(dtype or before).save_pretrained(temporary)
+        base.to(before)
+        processor = _processor(bundle)
+        if processor is not None:
+            processor.save_pretrained(temporary)
+        bundle.tokenizer.save_pretrained(temporary)
+        if auxiliary:
+            heads = {k: v.contiguous() for k, v in bundle.model.state_dict().items() if not k.startswith("base.")}
+            save_file(heads, temporary / _AUXILIARY)
+        (temporary / "README.md").write_text(base_card())
+    return folder
+
+
+def _saved_state(model: SpaceVLLM) -> dict[str, torch.Tensor]:
+    """Names to write: a tied head is left out."""
+    state = dict(model.state_dict())
+    if model.base.config.tie_word_embeddings:
+        state.pop("base.lm_head.weight", None)
+    return state
+
+
+class _atomic_folder:
+    """Write into a sibling, then rename over the target; nothing half-written stays behind."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.temporary = folder.with_name(f".{folder.name}-{os.getpid()}")
+
+    def __enter__(self) -> Path:
+        try:
+            shutil.rmtree(self.temporary, ignore_errors=True)
+            self.temporary.mkdir(parents=True)
+        except OSError as error:
+            raise OutputError(f"cannot write a model to {self.folder}: {error.strerror or error}") from error
+        return self.temporary
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            shutil.rmtree(self.temporary, ignore_errors=True)
+            return
+        if self.folder.exists():
+            shutil.rmtree(self.folder)
+        self.temporary.rename(self.folder)
+
+
+def _processor(bundle: Bundle) -> Any:
+    """The stock processor, so that transformers alone can load and run the base; None without torchvision."""
+    from transformers import LlavaOnevisionImageProcessor, LlavaOnevisionProcessor, LlavaOnevisionVideoProcessor
+
+    size, model = bundle.model.image_size, bundle.model
+    square = {"height": size, "width": size}
+    vision = model.base.config.vision_config
+    mean, std = list(bundle.pixel_mean), list(bundle.pixel_std)
+    return LlavaOnevisionProcessor(
+        image_processor=LlavaOnevisionImageProcessor(
+            size=square, image_grid_pinpoints=[[size, size]], image_mean=mean, image_std=std
+        ),
+        video_processor=LlavaOnevisionVideoProcessor(size=square, image_mean=mean, image_std=std),
+        tokenizer=bundle.tokenizer,
+        num_image_tokens=(vision.image_size // vision.patch_size) ** 2,
+        vision_feature_select_strategy="full",
+        chat_template=bundle.tokenizer.chat_template,
+    )
+
+
+def model_card(bundle: Bundle) -> str:
+    config = bundle.model.config
+    n = sum(p.numel() for p in bundle.model.parameters())
+    domain = config.domain or "not stated"
+    return (
+        "---\nlibrary_name: tubelet\ntags: [spatio-temporal-video-grounding]\n---\n\n"
+        f"# SpaceVLLM ({n / 1e6:.1f} M parameters)\n\n"
+        "A video and a sentence go in, a tube (time span + one box per moment) comes out.\n\n"
+        f"- What it knows: {domain}\n- Frames: up to {config.max_frames}\n- Span read from: {config.span_reader}\n\n"
+        '```python\nimport tubelet\ng = tubelet.load("this folder")\nprint(g.ground("clip.mp4", "a sentence").tube)\n```\n'
+    )
+
+
+def base_card() -> str:
+    return (
+        "---\nlibrary_name: transformers\ntags: [video-text-to-text]\n---\n\n# pico-base\n\n"
+        "A two-million-parameter chat model for videos and images of tubelet's toy world, in the stock\n"
+        "LLaVA-OneVision layout: captions, yes/no questions, questions. It knows nothing else.\n"
+    )

@@ -1,0 +1,156 @@
+"""The toy world on disk: mp4 files (or png images) with annotations, as any video dataset would come.
+
+    DIR/annotations.jsonl   one question per line, with the exact truth on the native frames
+    DIR/videos/*.mp4        H.264 (DIR/images/*.png for rec, reg, dgc)
+
+The default split is "test": its scenes can never be seen in training (see `scene.scene_rng`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tubelet.errors import DataError, OutputError
+from tubelet.world.render import render
+from tubelet.world.scene import Scene, SceneConfig, make_scene
+from tubelet.world.tasks import IMAGE_TASKS, Question, make_questions, truth_boxes
+
+SCHEMA_VERSION = 1
+_CHUNK = 32  # frames drawn at a time: bounds memory
+
+
+def scene_with_questions(
+    split: str, seed: int, index: int, tasks: Sequence[str], count: int, still: bool
+) -> tuple[Scene, list[Question]]:
+    """Scene number `index` of a split, and up to `count` questions; redrawn (deterministically) if there are none."""
+    for attempt in range(50):
+        scene = make_scene(split, seed, index + 1_000_000 * attempt, SceneConfig(still=still))
+        rng = np.random.default_rng([seed, index, attempt, 5])
+        questions = make_questions(scene, rng, tasks, count)
+        if questions:
+            return scene, questions
+    raise DataError(f"no scene of the toy world has a question of task {', '.join(tasks)}")
+
+
+def draw_frames(scene: Scene, height: int, fps: float) -> Iterator[np.ndarray[Any, np.dtype[np.uint8]]]:
+    """All frames of a scene, (H, W, 3) uint8, one after the other; frame k shows time k / fps."""
+    width = even(height * scene.aspect)
+    times = frame_times(scene, fps)
+    for lo in range(0, len(times), _CHUNK):
+        yield from render([scene], [times[lo : lo + _CHUNK]], height, width)[0].numpy()
+
+
+def frame_times(scene: Scene, fps: float) -> np.ndarray[Any, np.dtype[np.float64]]:
+    return np.arange(max(1, round(scene.duration_s * fps))) / fps
+
+
+def even(pixels: float) -> int:
+    return 2 * max(8, round(pixels / 2))
+
+
+def make_world(
+    folder: Path | str,
+    n: int,
+    seed: int = 0,
+    split: str = "test",
+    tasks: Sequence[str] = ("stvg",),
+    questions: int = 1,
+    height: int = 180,
+    fps: float = 15.0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Write `n` scenes with up to `questions` questions each; returns the annotations file.
+
+    Videos that are already there are kept (they are a function of split, seed and index), so an interrupted call
+    can be repeated. Image tasks write png files. Raises DataError for unknown or mixed tasks.
+    """
+    from PIL import Image
+
+    from tubelet.video import VideoWriter
+
+    still = all(task in IMAGE_TASKS for task in tasks) and tuple(tasks) != ("qa",)
+    if not still and any(task in ("rec", "reg", "dgc") for task in tasks):
+        raise DataError("image tasks (rec, reg, dgc) and video tasks cannot be in one folder: make two")
+    folder = Path(folder)
+    media = folder / ("images" if still else "videos")
+    lines: list[str] = []
+    try:
+        media.mkdir(parents=True, exist_ok=True)
+        for index in range(n):
+            scene, asked = scene_with_questions(split, seed, index, tasks, questions, still)
+            name = f"{split}-{seed}-{index:05d}"
+            path = media / f"{name}.{'png' if still else 'mp4'}"
+            if not path.exists():
+                if still:
+                    Image.fromarray(next(draw_frames(scene, height, 1.0))).save(path)
+                else:
+                    with VideoWriter(path, even(height * scene.aspect), even(height), fps) as writer:
+                        for frame in draw_frames(scene, even(height), fps):
+                            writer.write(frame)
+            lines += [
+                json.dumps(annotation(scene, q, f"{name}-{k}", f"{media.name}/{path.name}", fps))
+                for k, q in enumerate(asked)
+            ]
+            if progress is not None:
+                progress(index + 1, n)
+        annotations = folder / "annotations.jsonl"
+        temporary = folder / ".annotations.jsonl.part"
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        temporary.replace(annotations)
+    except OSError as error:
+        raise OutputError(f"cannot write the toy world to {folder}: {error.strerror or error}") from error
+    return annotations
+
+
+def annotation(scene: Scene, question: Question, name: str, video: str, fps: float) -> dict[str, Any]:
+    """One line of annotations.jsonl: the question, and its truth on every native frame."""
+    times = frame_times(scene, fps) if video.endswith(".mp4") else np.zeros(1)
+    boxes, has = truth_boxes(scene, question, times)
+    at = np.nonzero(has)[0]
+    return {
+        "schema": SCHEMA_VERSION,
+        "id": name,
+        "video": video,
+        "task": question.task,
+        "query": question.query,
+        "present": question.present,
+        "span": None if question.span is None else question.span.to_dict(),
+        "frame_index": at.tolist(),
+        "times_s": np.round(times[at], 6).tolist(),
+        "boxes_xyxy": np.round(boxes[at], 5).tolist(),
+        "answer": question.answer,
+        "given_box": question.given_box,
+        "phrases": [list(p) for p in question.phrases],
+        "kind": question.kind,
+        "tags": question.tags,
+        "duration_s": scene.duration_s,
+        "fps": fps,
+        "n_frames": len(times),
+        "scene": {"seed": list(scene.seed), "actors": [asdict(a) for a in scene.actors]},
+    }
+
+
+def read_annotations(folder: Path | str) -> list[dict[str, Any]]:
+    """Lines of DIR/annotations.jsonl; DataError that names the line when one is broken."""
+    path = Path(folder) / "annotations.jsonl"
+    if not path.is_file():
+        raise DataError(f"{folder} has no annotations.jsonl: make it with 'tubelet world make {folder} --n 100'")
+    records = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{path}, line {number}: not JSON ({error})") from error
+        missing = [key for key in ("id", "video", "task", "query", "present") if key not in record]
+        if missing:
+            raise DataError(f"{path}, line {number}: lacks {', '.join(missing)}")
+        records.append(record)
+    return records
