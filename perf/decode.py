@@ -73,12 +73,10 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
     args = parser.parse_args()
+    print(f"{args.seconds} s at 25 fps, H.264, read at 448x252; milliseconds, best of {args.repeats}")
     print(
-        f"{args.seconds} s at 25 fps, H.264 with B-frames, read at 448x252; milliseconds, best of {args.repeats}"
-    )
-    print(
-        f"{'video':>6} {'gop':>4} {'frames':>6} {'open':>6} {'PyAV':>7} {'sequent.':>8} {'seek':>7} {'auto':>7} "
-        f"{'jumps':>5} {'PyAV/auto':>9}"
+        f"{'video':>6} {'gop':>4} {'frames':>6} {'open':>6} {'PyAV':>7} {'sequent.':>8} {'seek':>7} "
+        f"{'auto':>7} {'jumps':>5} {'PyAV/auto':>9}"
     )
     size, costs, same = (448, 252), [], True
     for name in args.sizes:
@@ -101,23 +99,20 @@ def main() -> int:
                 jumps = clips["seek"][1].n_seeks
                 if gop == 25 and jumps:
                     # a jump decodes from the keyframe on: what is left of its time is the jump itself
-                    per_frame = took["sequential"] / (grid.frame_index[-1] + 1)
-                    keys = np.flatnonzero(video.keyframes)
-                    runs = (
-                        grid.frame_index - keys[np.searchsorted(keys, grid.frame_index, side="right") - 1] + 1
-                    )
-                    costs.append((took["seek"] / per_frame - runs.sum()) / jumps)
+                    index, keys = grid.frame_index, np.flatnonzero(video.keyframes)
+                    per_frame = took["sequential"] / (index[-1] + 1)
+                    decoded = index - keys[np.searchsorted(keys, index, side="right") - 1] + 1
+                    costs.append((took["seek"] / per_frame - decoded.sum()) / jumps)
                 ms = {k: f"{1000 * v:.0f}" for k, v in took.items()}
+                n_jumps, ratio = clips["auto"][1].n_seeks, took["pyav"] / took["auto"]
                 print(
-                    f"{name:>6} {gop:>4} {count:>6} {1000 * open_s:>6.0f} {ms['pyav']:>7} {ms['sequential']:>8} "
-                    f"{ms['seek']:>7} {ms['auto']:>7} {clips['auto'][1].n_seeks:>5} "
-                    f"{took['pyav'] / took['auto']:>9.2f}"
+                    f"{name:>6} {gop:>4} {count:>6} {1000 * open_s:>6.0f} {ms['pyav']:>7} "
+                    f"{ms['sequential']:>8} {ms['seek']:>7} {ms['auto']:>7} {n_jumps:>5} {ratio:>9.2f}"
                 )
     print(f"the three strategies gave {'equal' if same else 'DIFFERENT'} pixels")
     if costs:
-        print(
-            f"a jump costs about {np.median(costs):.1f} decoded frames (from {min(costs):.1f} to {max(costs):.1f})"
-        )
+        middle, least, most = np.median(costs), min(costs), max(costs)
+        print(f"a jump costs about {middle:.1f} decoded frames (from {least:.1f} to {most:.1f})")
     return 0 if same else 1
 
 

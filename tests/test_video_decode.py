@@ -27,7 +27,7 @@ from tubelet.video import (
     sample_uniform,
     torch_decoder,
 )
-from tubelet.video.decode import SEEK_COST_FRAMES, Run, Strategy, plan_cost, plan_runs
+from tubelet.video.plan import SEEK_COST_FRAMES, Run, Strategy, plan_cost, plan_runs
 
 STRATEGIES: tuple[Strategy, ...] = ("auto", "sequential", "seek")
 
@@ -281,10 +281,10 @@ class FakeDecoder:
     broken = ""
 
     def __init__(self, source: Any, dimension_order: str = "NCHW", stream_index: int = 0) -> None:
-        import torch
-
         if self.broken:
             raise RuntimeError(self.broken)
+        import torch
+
         self._torch, self._order = torch, dimension_order
         self._video = open_video(source)
 

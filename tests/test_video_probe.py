@@ -244,8 +244,8 @@ def test_a_truncated_file_with_its_index_gives_what_is_there(tmp_path: Path) -> 
 def _no_codec(path: Path) -> Path:
     files.write(path, 3, codec="ffv1")
     data = path.read_bytes()
-    assert b"V_FFV1" in data
-    path.write_bytes(data.replace(b"V_FFV1", b"V_ZZZZ", 1))
+    assert b"FFV1" in data
+    path.write_bytes(data.replace(b"FFV1", b"ZZZZ"))
     return path
 
 
@@ -293,6 +293,31 @@ def test_what_is_no_video_is_one_sentence(name: str, tmp_path: Path) -> None:
     with pytest.raises(VideoError, match=message) as caught:
         open_video(path)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
+
+
+def test_damage_anywhere_is_a_video_or_a_video_error(tmp_path: Path) -> None:
+    originals = [
+        files.write(tmp_path / "a.mp4", 12, bframes=2, audio=True).read_bytes(),
+        files.write(tmp_path / "a.mkv", 12, bframes=2).read_bytes(),
+        files.write(tmp_path / "a.ts", 12, container="mpegts").read_bytes(),
+        files.write(tmp_path / "a.avi", 12, codec="mpeg4").read_bytes(),
+        files.write(tmp_path / "a.gif", 6, codec="gif", pix_fmt="rgb8").read_bytes(),
+    ]
+    rng = np.random.default_rng(5)
+    opened = refused = 0
+    for k in range(100):
+        data = bytearray(originals[k % len(originals)])
+        for _ in range(rng.integers(1, 20)):
+            data[rng.integers(len(data) if k % 3 else 1200)] = rng.integers(256)
+        try:
+            video = open_video(bytes(data[: rng.integers(len(data) // 2, len(data) + 1)]))
+            read_clip(video, sample_uniform(video, 4), (32, 24))
+        except VideoError as error:
+            refused += 1
+            assert "\n" not in str(error)
+        else:
+            opened += 1
+    assert opened > 10 and refused > 10
 
 
 def test_no_sources() -> None:

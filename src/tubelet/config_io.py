@@ -53,8 +53,10 @@ def with_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, 
         last = keys[-1]
         if isinstance(place, list):
             place[_list_index(place, last, path)] = parsed
-        else:
+        elif isinstance(place, dict):
             place[last] = parsed
+        else:
+            raise RecipeError(f"{path}: {'.'.join(keys[:-1])} is {place!r}, which holds no fields to set")
     return out
 
 
@@ -67,13 +69,13 @@ def _step_into(place: Any, key: str, path: str) -> Any:
 
 
 def _list_index(place: list[Any], key: str, path: str) -> int:
-    if not key.isdigit() or int(key) >= len(place):
+    if not key.isdecimal() or int(key) >= len(place):
         raise RecipeError(f"{path}: {key!r} must be a number from 0 to {len(place) - 1}")
     return int(key)
 
 
 def from_dict(cls: type[T], data: Any, where: str = "") -> T:
-    """Build a dataclass from nested plain data. Unknown fields and wrong types are errors that name the field."""
+    """Build a dataclass from nested plain data. Unknown fields and wrong types are errors naming the field."""
     name = where or cls.__name__
     if not isinstance(data, Mapping):
         raise RecipeError(f"{name} must hold fields, got {data!r}")
@@ -82,11 +84,15 @@ def from_dict(cls: type[T], data: Any, where: str = "") -> T:
     if unknown:
         raise RecipeError(f"{name} has no field {', '.join(unknown)}; its fields are {', '.join(known)}")
     hints = typing.get_type_hints(cls)
-    values = {key: _convert(hints[key], value, f"{where}.{key}" if where else key) for key, value in data.items()}
+    values = {
+        key: _convert(hints[key], value, f"{where}.{key}" if where else key) for key, value in data.items()
+    }
     required = [
         f.name
         for f in known.values()
-        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING and f.name not in values
+        if f.default is dataclasses.MISSING
+        and f.default_factory is dataclasses.MISSING
+        and f.name not in values
     ]
     if required:
         raise RecipeError(f"{name} needs {', '.join(required)}")
@@ -114,7 +120,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if hint is float and isinstance(value, int | float | str) and not isinstance(value, bool):
         try:
             return float(value)  # YAML reads 1e-3 as text
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             raise RecipeError(f"{where} must be a number, got {value!r}") from error
     if hint in (int, str, bool) and type(value) is hint:
         return value

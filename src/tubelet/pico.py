@@ -115,3 +115,24 @@ def pico_config(tokenizer: Any, hidden: int = 128, layers: int = 6, vision_layer
         image_grid_pinpoints=[[PICO_SIZE, PICO_SIZE]],
         tie_word_embeddings=True,
     )
+
+
+def init_pico_vision(base: Any) -> None:
+    """Start the small vision tower from what it would otherwise spend its first thousand steps on.
+
+    Patches lose most of their mean colour (a flat ground would drown the shapes on it), and positions start as sines
+    of row and column, strong enough to survive the first layers.
+    """
+    import math
+
+    import torch
+
+    from tubelet.spacevllm.decoder import grid_sinusoid
+
+    embeddings = base.model.vision_tower.embeddings
+    with torch.no_grad():
+        kernel = embeddings.patch_embedding.weight
+        kernel -= 0.8 * kernel.mean(dim=(2, 3), keepdim=True)
+        kernel *= 2.0
+        table = embeddings.position_embedding.weight
+        table.copy_(grid_sinusoid(table.shape[0], table.shape[1], table.device) / math.sqrt(2))

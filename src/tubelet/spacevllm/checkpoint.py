@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save_file
 
 from tubelet import __version__
 from tubelet.errors import ModelError, OutputError
-from tubelet.pico import VIDEO_TOKEN, pico_config, pico_tokenizer
+from tubelet.pico import VIDEO_TOKEN, init_pico_vision, pico_config, pico_tokenizer
 from tubelet.spacevllm.config import SpaceVLLMConfig
 from tubelet.spacevllm.model import SpaceVLLM
 from tubelet.spacevllm.prompts import PromptLayout, make_layout, query_token
@@ -54,6 +54,7 @@ def new_pico(config: SpaceVLLMConfig) -> Bundle:
 
     tokenizer = pico_tokenizer()
     base = LlavaOnevisionForConditionalGeneration(pico_config(tokenizer))
+    init_pico_vision(base)
     layout = make_layout(tokenizer, VIDEO_TOKEN, 0)
     return Bundle(SpaceVLLM(base, config), tokenizer, layout, *_DEFAULT_PIXELS, trained=False)
 

@@ -71,11 +71,26 @@ class FeedForward(nn.Module):
         return y
 
 
+class CellMatch(nn.Module):
+    """Does a visual token hold what the question's last word stands for? (N, L, C), (N, C) -> (N, L) logits."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.visual = nn.Linear(width, width)
+        self.text = nn.Linear(width, width)
+        self.bias = nn.Parameter(torch.tensor(-2.0))  # most cells are empty
+
+    def forward(self, visual: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+        match = torch.einsum("nlc,nc->nl", self.visual(visual), self.text(text)) / math.sqrt(visual.shape[-1])
+        return match + self.bias
+
+
 class DecoderLayer(nn.Module):
     def __init__(self, width: int, heads: int, cells: bool) -> None:
         super().__init__()
-        self.cells = nn.Linear(width, 1) if cells else None
+        self.cells = CellMatch(width) if cells else None
         self.visual_reads_text = CrossAttention(width, heads)
+        self.visual_feed_forward = FeedForward(width)
         self.context_norm = nn.LayerNorm(width)
         self.query_reads_visual = CrossAttention(width, heads)
         self.feed_forward = FeedForward(width)
@@ -163,12 +178,13 @@ class SpaceDecoder(nn.Module):
             v = v + grid_sinusoid(n_visual, self.width, v.device).to(v.dtype)
         v = v.reshape(n, n_frames * n_visual, self.width)
         read_text = text_mask[:, None, None, :]
+        last_word = t[torch.arange(n, device=t.device), text_mask.sum(1) - 1]
         for layer in self.layers:
-            v = layer.visual_reads_text(v, t, read_text)
+            v = layer.visual_feed_forward(layer.visual_reads_text(v, t, read_text))
             keys = layer.context_norm(v)
             bias = None
             if layer.cells is not None:  # a text-aware token says whether it holds the target; queries look there
-                cells = layer.cells(keys).view(n, n_frames, n_visual)
+                cells = layer.cells(keys, last_word).view(n, n_frames, n_visual)
                 bias = cells.to(x.dtype)
             if self.config.keys == "own_frame":
                 keys = keys.view(n * n_frames, n_visual, self.width)

@@ -110,9 +110,15 @@ def cell_targets(boxes_cxcywh: torch.Tensor, n_cells: int) -> torch.Tensor:
 
 
 def middle_loss(logits: torch.Tensor, truth: SpaceTruth) -> torch.Tensor:
-    """Activity read from a middle layer of the LLM (our addition): logits (Q, T)."""
-    counted = truth.frame_mask & truth.timed[:, None]
-    return _mean_bce(logits[counted], truth.active[counted].float())
+    """What goes on where, read from a middle layer of the LLM (our addition): logits (Q, T, K).
+
+    A cell counts as true where it holds the target, in timed questions only while the event goes on.
+    """
+    going_on = truth.has_box & (truth.active | ~truth.timed[:, None])
+    idle = (truth.timed[:, None] & ~truth.active) | (truth.judged & ~truth.present)[:, None]
+    known = (going_on | idle) & truth.frame_mask
+    cells = cell_targets(truth.boxes_cxcywh[known], logits.shape[-1])
+    return _mean_bce(logits[known], cells * going_on[known][:, None])
 
 
 def _mean_bce(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -30,7 +30,7 @@ VISION_CHUNK = 32  # frames per pass of the vision tower in inference: bounds me
 class TrainOutput:
     decoder: DecoderOutput  # of the Q questions
     answer_logits: torch.Tensor  # (A, V) at packed.answer_at
-    middle_logits: torch.Tensor | None  # (Q, T), activity read from the middle layer
+    middle_logits: torch.Tensor | None  # (Q, T, K): is it going on in this cell? read from the middle layer
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class SpaceVLLM(nn.Module):
         if config.mid_layer:
             self.middle_text = nn.Linear(size, 64)
             self.middle_visual = nn.Linear(size, 64)
-            self.middle_bias = nn.Parameter(torch.zeros(()))
+            self.middle_bias = nn.Parameter(torch.tensor(-2.0))
 
     # --- parts of the base ---------------------------------------------------------------------
 
@@ -141,7 +141,7 @@ class SpaceVLLM(nn.Module):
         return output
 
     def _middle(self, hidden: torch.Tensor, packed: Packed) -> torch.Tensor:
-        """(Q, T): does any visual token of the frame match the question's last word, at a middle layer?
+        """(Q, T, K): does a visual token match the question's last word, at a middle layer?
 
         Makes the middle layer hold "what goes on here", so that answer tokens, which read only lower layers, can
         find the frames where it starts and ends.
@@ -150,9 +150,8 @@ class SpaceVLLM(nn.Module):
         last = packed.text_at.gather(1, packed.text_mask.sum(1, keepdim=True) - 1)[:, 0]
         asks = self.middle_text(hidden[row, last])
         gives = self.middle_visual(_gather(hidden, packed.visual_at))[row]  # (Q, T, K, 64)
-        match = torch.einsum("qc,qtkc->qtk", asks, gives) / 8.0
-        logits: torch.Tensor = match.amax(-1) + self.middle_bias
-        return logits
+        match: torch.Tensor = torch.einsum("qc,qtkc->qtk", asks, gives) / 8.0 + self.middle_bias
+        return match
 
     # --- inference -------------------------------------------------------------------------------
 

@@ -1,12 +1,11 @@
-"""What is learnt from: `Sample` (frames + questions with their truth), and the toy world as an endless stream of them.
+"""What is learnt from: `Sample` (frames + questions with their truth), and the toy world as a stream of them.
 
-A stream is a function of (seed, step) alone: batch number k is the same in every run, so a resumed run sees exactly
-what an uninterrupted one would have seen.
+A stream is a function of (seed, step) alone: batch number k is the same in every run, so a resumed run sees
+exactly what an uninterrupted one would have seen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 class Target:
     """One question and its truth on the sample's T frames.
 
-    boxes_xyxy (T, 4) fractions; has_box (T,) frames on which the box is learnt; active (T,) frames in the span.
+    boxes_xyxy (T, 4) fractions; has_box (T,) frames whose box is learnt; active (T,) frames in the span.
     """
 
     task: str
@@ -59,8 +58,8 @@ class WorldMix:
 
     kind: "image" (one frame) or "video"; batch: samples per batch; questions: per sample (packed);
     tasks: drawn per question, with repetition as weight; frames and size: T and S of the pixels;
-    box_frames: "span" (paper: boxes are learnt inside the true span) or "visible" (wherever the target is seen);
-    answer_rate: fraction of grounding questions whose answer text is learnt too (text tokens cost most of a batch).
+    box_frames: "span" (paper: boxes are learnt inside the true span) or "visible" (wherever it is seen);
+    answer_rate: fraction of grounding questions whose answer text is learnt too (text tokens cost the most).
     """
 
     kind: str = "video"
@@ -93,7 +92,9 @@ def world_batch(mix: WorldMix, step: int, split: str = "train") -> list[Sample]:
     still = mix.kind == "image"
     config = SceneConfig(still=still, max_actors=mix.max_actors + (1 if still else 0))
     rng = np.random.default_rng([mix.seed, step, 17])
-    scenes, asked, times = [], [], []
+    scenes: list[Scene] = []
+    asked: list[list[Question]] = []
+    times: list[npt.NDArray[np.float64]] = []
     index = 0
     while len(scenes) < mix.batch:
         scene = make_scene(split, mix.seed, step * 4 * mix.batch + index, config)
@@ -105,7 +106,9 @@ def world_batch(mix: WorldMix, step: int, split: str = "train") -> list[Sample]:
         asked.append(questions)
         times.append(np.zeros(1) if still else sample_times(scene.duration_s, mix.frames, rng))
     pixels = render(scenes, times, mix.size, mix.size)
-    soft = soften(pixels.view(-1, mix.size, mix.size, 3), _generator(mix.seed, step)).view(pixels.shape).numpy()
+    soft = (
+        soften(pixels.view(-1, mix.size, mix.size, 3), _generator(mix.seed, step)).view(pixels.shape).numpy()
+    )
     samples = []
     for scene, questions, t, picture in zip(scenes, asked, times, soft, strict=True):
         samples.append(
@@ -114,7 +117,8 @@ def world_batch(mix: WorldMix, step: int, split: str = "train") -> list[Sample]:
                 times_s=t,
                 duration_s=scene.duration_s,
                 questions=tuple(
-                    world_target(scene, q, t, mix.box_frames, bool(rng.random() < mix.answer_rate)) for q in questions
+                    world_target(scene, q, t, mix.box_frames, bool(rng.random() < mix.answer_rate))
+                    for q in questions
                 ),
                 is_image=still,
             )
@@ -122,10 +126,12 @@ def world_batch(mix: WorldMix, step: int, split: str = "train") -> list[Sample]:
     return [s for s in samples if s.questions]
 
 
-def sample_times(duration_s: float, count: int, rng: np.random.Generator | None = None) -> npt.NDArray[np.float64]:
-    """Centres of `count` equal parts; with a generator, moved by up to a tenth of a part, as native frames are."""
+def sample_times(
+    duration_s: float, count: int, rng: np.random.Generator | None = None
+) -> npt.NDArray[np.float64]:
+    """Centres of `count` equal parts; with a generator, moved by up to a tenth of a part, as frames are."""
     part = duration_s / count
-    times = (np.arange(count) + 0.5) * part
+    times = (np.arange(count, dtype=np.float64) + 0.5) * part
     return times if rng is None else times + rng.uniform(-0.1, 0.1) * part
 
 

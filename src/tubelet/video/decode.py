@@ -6,9 +6,9 @@ Contract
   with bicubic interpolation whose kernel widens when the picture shrinks (so it averages, as PIL's `resize`
   does). Only the requested, resized pictures are held in memory.
 - Between two wanted frames the decoder runs on, or jumps to a keyframe when that decodes fewer frames
-  (`plan_runs`). Pictures that nothing depends on and nobody wants are not decoded. Neither changes a pixel:
-  if a jump does not land where the index says, or a frame is missing or damaged, the clip is read again in
-  one plain pass.
+  (`tubelet.video.plan`). Pictures that nothing depends on and nobody wants are not decoded. Neither changes a
+  pixel: if a jump does not land where the index says, or a frame is missing or damaged, the clip is read
+  again in one plain pass.
 - A wanted frame that cannot be decoded is replaced by the nearest decoded earlier picture, else the nearest
   later one, and listed in the `DecodeReport`.
 
@@ -28,6 +28,7 @@ from tubelet.errors import VideoError
 from tubelet.frames import Clip, FrameGrid
 from tubelet.tube import Span
 from tubelet.video.index import decode_packets, set_threads, stream_of
+from tubelet.video.plan import SEEK_COST_FRAMES, Run, Strategy, plan_runs
 from tubelet.video.probe import Video, open_container
 from tubelet.video.sample import frames_in
 
@@ -38,11 +39,7 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 Picture = npt.NDArray[np.uint8]
-Strategy = Literal["auto", "sequential", "seek"]
 Decoder = Literal["auto", "pyav", "torchcodec"]
-
-SEEK_COST_FRAMES = 8.0
-"""What a jump costs beside the frames decoded after it, in decoded frames: measured by perf/decode.py."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,15 +60,6 @@ class DecodeReport:
     @property
     def n_missing(self) -> int:
         return len(self.missing_index)
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """Wanted rows [first_row, stop_row) of a grid, read from keyframe `start` on (None: the beginning)."""
-
-    start: int | None
-    first_row: int
-    stop_row: int
 
 
 def read_clip(
@@ -163,43 +151,6 @@ def iter_frames(
     return frames()
 
 
-def plan_runs(
-    keyframes: npt.NDArray[np.int64],
-    wanted: npt.NDArray[np.int64],
-    *,
-    strategy: Strategy = "auto",
-    seek_cost: float = SEEK_COST_FRAMES,
-) -> list[Run]:
-    """How to reach the wanted frames: where to go on decoding and where to jump to a keyframe.
-
-    keyframes, wanted: strictly increasing frame indices. Going on from frame p to frame w decodes w - p
-    frames; jumping to the last keyframe k <= w costs `seek_cost` and decodes w - k + 1. For each wanted frame
-    the cheaper one is taken, so the sum is the least there is. The cost of a plan is `plan_cost`.
-    """
-    runs: list[Run] = []
-    position = -1  # the last decoded frame
-    for row, frame in enumerate(wanted.tolist()):
-        at = int(np.searchsorted(keyframes, frame, side="right")) - 1
-        key = int(keyframes[at]) if at >= 0 else -1
-        saved = key - 1 - position
-        jump = {"sequential": False, "seek": saved >= 0 and key > 0, "auto": saved > seek_cost}[strategy]
-        if jump or not runs:
-            runs.append(Run(key if jump else None, row, row + 1))
-        else:
-            runs[-1] = Run(runs[-1].start, runs[-1].first_row, row + 1)
-        position = frame
-    return runs
-
-
-def plan_cost(runs: list[Run], wanted: npt.NDArray[np.int64], seek_cost: float = SEEK_COST_FRAMES) -> float:
-    """Estimated cost of a plan in decoded frames."""
-    total = 0.0
-    for run in runs:
-        last = int(wanted[run.stop_row - 1])
-        total += last + 1 if run.start is None else last - run.start + 1 + seek_cost
-    return total
-
-
 def checked_size(video: Video, size: tuple[int, int] | None) -> tuple[int, int]:
     """(width, height) to read at: the displayed size, or `size` if it makes sense. Raises VideoError."""
     if size is None:
@@ -224,7 +175,7 @@ class PictureConverter:
     def __call__(self, frame: VideoFrame) -> Picture:
         width, height = self._stored
         rgb = self._scaler.reformat(
-            frame, width=width, height=height, format="rgb24", interpolation="BICUBIC"
+            frame, width=width, height=height, format="rgb24", interpolation="BICUBIC", **_ranges(frame)
         )
         picture: Any = rgb.to_ndarray()
         if self._mirrored:
@@ -233,6 +184,16 @@ class PictureConverter:
             picture = np.rot90(picture, self._quarters)
         upright: Picture = np.ascontiguousarray(picture)
         return upright
+
+
+def _ranges(frame: VideoFrame) -> dict[str, int]:
+    """The ranges of a conversion to RGB, said aloud: without them PyAV 14 ignores the tagged matrix."""
+    limited, full = 1, 2  # libav's AVCOL_RANGE_MPEG and AVCOL_RANGE_JPEG
+    layout = frame.format
+    if layout.is_rgb or layout.has_palette or layout.name.startswith(("gray", "mono", "ya")):
+        return {}
+    is_full = frame.color_range == full or layout.name.startswith("yuvj")
+    return {"src_color_range": full if is_full else limited, "dst_color_range": full}
 
 
 @dataclass
@@ -249,7 +210,15 @@ class _Reading:
     pixels: Picture = field(init=False)
 
     def __post_init__(self) -> None:
-        self.pixels = np.empty((len(self.grid), self.height, self.width, 3), dtype=np.uint8)
+        shape = (len(self.grid), self.height, self.width, 3)
+        try:
+            self.pixels = np.empty(shape, dtype=np.uint8)
+        except MemoryError as error:
+            size_gb = np.prod(shape, dtype=float) / 1e9
+            raise VideoError(
+                f"{shape[0]} pictures of {shape[2]}x{shape[1]} need {size_gb:.1f} GB of memory: "
+                "take fewer, give a smaller size, or use iter_frames"
+            ) from error
         self._convert = PictureConverter(self.video, self.width, self.height)
 
     def sparse(self, runs: list[Run]) -> bool:

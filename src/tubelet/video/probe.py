@@ -44,6 +44,8 @@ IMAGE_RATE = Fraction(25)
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"})
 
+_DEFAULT_STREAM, _ATTACHED_PICTURE = 1, 1 << 10  # libav's AV_DISPOSITION_*
+
 # EXIF orientation -> (clockwise turn in degrees, mirrored left to right first)
 _EXIF_TURNS = {
     1: (0, False),
@@ -361,15 +363,15 @@ def open_container(path: Path, data: bytes | None) -> Iterator[InputContainer]:
 
 
 def _video_stream(path: Path, media: InputContainer) -> VideoStream:
-    from av.stream import Disposition
-
-    pictures = [s for s in media.streams.video if not s.disposition & Disposition.attached_pic]
+    # PyAV tells since 14.1 what a stream is for; a cover picture of a sound file is no video
+    uses = {s.index: int(getattr(s, "disposition", 0)) for s in media.streams.video}
+    pictures = [s for s in media.streams.video if not uses[s.index] & _ATTACHED_PICTURE]
     if not pictures:
         if media.streams.audio:
             raise VideoError(f"{path} holds sound but no video stream: give a file with pictures")
         raise VideoError(f"{path} was opened as {media.format.name} but holds no video stream")
     # the main one of several views: what a player picks
-    stream = max(pictures, key=lambda s: (bool(s.disposition & Disposition.default), -s.index))
+    stream = max(pictures, key=lambda s: (uses[s.index] & _DEFAULT_STREAM, -s.index))
     if stream.codec_context is None or stream.codec_context.codec is None:
         raise VideoError(
             f"{path} holds video in a codec that this build of libav cannot decode: "

@@ -1,7 +1,7 @@
 """The toy world: a small moving-picture world with exact truth.
 
-`scene` says what happens (seeded), `render` draws it, `language` speaks about it, `tasks` asks and answers questions
-about it, `files` writes mp4 files with annotations. Training on it needs no video library.
+`scene` says what happens (seeded), `render` draws it, `language` speaks about it, `tasks` asks and answers
+questions about it, `files` writes mp4 files with annotations. Training on it needs no video library.
 """
 
 from tubelet.world.scene import Actor, Event, Scene, make_scene

@@ -1,7 +1,8 @@
 """The toy world on disk: mp4 files (or png images) with annotations, as any video dataset would come.
 
-    DIR/annotations.jsonl   one question per line, with the exact truth on the native frames
+    DIR/annotations.jsonl   one question per line, with the exact truth on the native frames (docs/json.md)
     DIR/videos/*.mp4        H.264 (DIR/images/*.png for rec, reg, dgc)
+    DIR/world.json          the settings it was made with
 
 The default split is "test": its scenes can never be seen in training (see `scene.scene_rng`).
 """
@@ -9,6 +10,7 @@ The default split is "test": its scenes can never be seen in training (see `scen
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -28,7 +30,7 @@ _CHUNK = 32  # frames drawn at a time: bounds memory
 def scene_with_questions(
     split: str, seed: int, index: int, tasks: Sequence[str], count: int, still: bool
 ) -> tuple[Scene, list[Question]]:
-    """Scene number `index` of a split, and up to `count` questions; redrawn (deterministically) if there are none."""
+    """Scene number `index` of a split and up to `count` questions; while it has none, a scene further on."""
     for attempt in range(50):
         scene = make_scene(split, seed, index + 1_000_000 * attempt, SceneConfig(still=still))
         rng = np.random.default_rng([seed, index, attempt, 5])
@@ -67,31 +69,41 @@ def make_world(
 ) -> Path:
     """Write `n` scenes with up to `questions` questions each; returns the annotations file.
 
-    Videos that are already there are kept (they are a function of split, seed and index), so an interrupted call
-    can be repeated. Image tasks write png files. Raises DataError for unknown or mixed tasks.
+    Videos that are already there are kept (they are a function of split, seed and index), so an interrupted
+    call can be repeated with the same settings. Image tasks write png files. Raises DataError for unknown or
+    mixed tasks, numbers that make no sense, and a folder that was made with other settings.
     """
     from PIL import Image
 
     from tubelet.video import VideoWriter
 
+    if min(n, questions, height) < 1 or not 0 < fps < math.inf or not tasks:
+        raise DataError(
+            "a toy world needs n, questions and height of at least 1, fps above 0 and a task, "
+            f"got {n}, {questions}, {height}, {fps} and {', '.join(tasks) or 'none'}"
+        )
     still = all(task in IMAGE_TASKS for task in tasks) and tuple(tasks) != ("qa",)
     if not still and any(task in ("rec", "reg", "dgc") for task in tasks):
         raise DataError("image tasks (rec, reg, dgc) and video tasks cannot be in one folder: make two")
-    folder = Path(folder)
+    folder, height = Path(folder), even(height)
     media = folder / ("images" if still else "videos")
+    settings = {"tasks": list(tasks), "questions": questions, "height": height, "fps": fps}
     lines: list[str] = []
     try:
         media.mkdir(parents=True, exist_ok=True)
+        _keep_settings(folder, settings, started=any(media.iterdir()))
         for index in range(n):
             scene, asked = scene_with_questions(split, seed, index, tasks, questions, still)
             name = f"{split}-{seed}-{index:05d}"
             path = media / f"{name}.{'png' if still else 'mp4'}"
             if not path.exists():
                 if still:
-                    Image.fromarray(next(draw_frames(scene, height, 1.0))).save(path)
+                    part = path.with_name(f".{path.name}.part")  # whole or not at all, as VideoWriter does
+                    Image.fromarray(next(draw_frames(scene, height, 1.0))).save(part, format="PNG")
+                    part.replace(path)
                 else:
-                    with VideoWriter(path, even(height * scene.aspect), even(height), fps) as writer:
-                        for frame in draw_frames(scene, even(height), fps):
+                    with VideoWriter(path, even(height * scene.aspect), height, fps) as writer:
+                        for frame in draw_frames(scene, height, fps):
                             writer.write(frame)
             lines += [
                 json.dumps(annotation(scene, q, f"{name}-{k}", f"{media.name}/{path.name}", fps))
@@ -106,6 +118,20 @@ def make_world(
     except OSError as error:
         raise OutputError(f"cannot write the toy world to {folder}: {error.strerror or error}") from error
     return annotations
+
+
+def _keep_settings(folder: Path, settings: dict[str, Any], started: bool) -> None:
+    """Note the settings in DIR/world.json; DataError if the files that are there were made with others."""
+    path = folder / "world.json"
+    text = json.dumps({"schema": SCHEMA_VERSION, **settings}, indent=1) + "\n"
+    if started and path.exists() and path.read_text(encoding="utf-8") != text:
+        raise DataError(
+            f"{folder} holds a toy world with other settings (see {path}): its files would not fit these "
+            f"annotations ({settings}); give another folder, or delete this one"
+        )
+    temporary = folder / ".world.json.part"
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
 
 
 def annotation(scene: Scene, question: Question, name: str, video: str, fps: float) -> dict[str, Any]:
@@ -140,17 +166,30 @@ def read_annotations(folder: Path | str) -> list[dict[str, Any]]:
     """Lines of DIR/annotations.jsonl; DataError that names the line when one is broken."""
     path = Path(folder) / "annotations.jsonl"
     if not path.is_file():
-        raise DataError(f"{folder} has no annotations.jsonl: make it with 'tubelet world make {folder} --n 100'")
+        raise DataError(
+            f"{folder} has no annotations.jsonl: make it with 'tubelet world make {folder} --n 100'"
+        )
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read {path}: {error}") from error
     records = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
             record = json.loads(line)
         except json.JSONDecodeError as error:
             raise DataError(f"{path}, line {number}: not JSON ({error})") from error
+        if not isinstance(record, dict):
+            raise DataError(f"{path}, line {number}: expected a JSON object, got {type(record).__name__}")
         missing = [key for key in ("id", "video", "task", "query", "present") if key not in record]
         if missing:
             raise DataError(f"{path}, line {number}: lacks {', '.join(missing)}")
+        if record.get("schema", SCHEMA_VERSION) != SCHEMA_VERSION:
+            raise DataError(
+                f"{path}, line {number}: schema {record['schema']!r}, this tubelet reads {SCHEMA_VERSION}: "
+                "make the folder again, or use the tubelet that made it"
+            )
         records.append(record)
     return records

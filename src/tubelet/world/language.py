@@ -1,8 +1,8 @@
 """How the toy world is spoken about: descriptions of actors and actions, and what they are true of.
 
-A `Phrase` is the meaning of a referring sentence; `matches` finds everything in a scene it is true of, `say` puts it
-into words. Sentences are made by drawing a meaning and checking with `matches` that it is true of exactly one thing
-(or of nothing, for absent targets): no sentence is ever ambiguous by accident.
+A `Phrase` is the meaning of a referring sentence; `matches` finds everything in a scene it is true of, `say`
+puts it into words. Sentences are made by drawing a meaning and checking with `matches` that it is true of
+exactly one thing (or of nothing, for absent targets): no sentence is ever ambiguous by accident.
 """
 
 from __future__ import annotations
@@ -60,9 +60,9 @@ class Look:
 class Phrase:
     """The meaning of a referring sentence.
 
-    look: of the one spoken about; action: what it does (None: nothing is said); other: whom it touches, follows or
-    stands next to; relation: where it stands relative to `other`; wants: "doer", or "other" for questions such as
-    "what does the red circle touch?".
+    look: of the one spoken about; action: what it does (None: nothing is said); other: whom it touches,
+    follows or stands next to; relation: where it stands relative to `other`; wants: "doer", or "other" for
+    questions such as "what does the red circle touch?".
     """
 
     look: Look = Look()
@@ -74,7 +74,7 @@ class Phrase:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """One thing a phrase is true of: the actor to box, when, and the event (None: the phrase names no action)."""
+    """One thing a phrase is true of: the actor to box, when, and the event (None: it names no action)."""
 
     actor: int
     span: Span
@@ -106,7 +106,7 @@ def matches(scene: Scene, phrase: Phrase) -> list[Match]:
 
 
 def _related(scene: Scene, phrase: Phrase, actor: int, time_s: float) -> bool:
-    """Whether the actor stands in the phrase's relation to exactly one fitting other actor, at that moment."""
+    """Whether the actor stands in the phrase's relation to the only other actor that fits, at that moment."""
     if phrase.relation is None or phrase.other is None:
         return True
     others = [k for k, o in enumerate(scene.actors) if k != actor and phrase.other.fits(o)]
@@ -126,7 +126,7 @@ def _related(scene: Scene, phrase: Phrase, actor: int, time_s: float) -> bool:
 
 
 def say(phrase: Phrase, rng: np.random.Generator, form: str = "declarative") -> str:
-    """The phrase in words. Forms: declarative, interrogative ("what ...?"), noun ("the red circle that ...")."""
+    """The phrase in words. Forms: declarative, interrogative ("what ...?"), noun ("the ring that ...")."""
     if phrase.wants == "other":
         return f"what does the {phrase.look.say()} {_base_form(phrase.action)}?"
     nothing_said = phrase.look == Look()

@@ -1,8 +1,8 @@
 """Draw toy-world scenes: batches of scenes to uint8 pictures, on CPU or GPU.
 
-Each actor is drawn only in a small window around it (a signed distance field, anti-aliased), then all windows of one
-drawing layer are blended into all pictures at once. Pixels are a function of the scene and the moment alone: the
-same scene drawn alone, in a batch or at another time of the day is the same picture.
+Each actor is drawn only in a small window around it (a signed distance field, anti-aliased), then all windows
+of one drawing layer are blended into all pictures at once. Pixels are a function of the scene and the moment
+alone: the same scene drawn alone, in a batch or at another time of the day is the same picture.
 
 Shapes: B scenes, T moments, A actors, pictures (B, T, H, W, 3).
 """
@@ -10,6 +10,7 @@ Shapes: B scenes, T moments, A actors, pictures (B, T, H, W, 3).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +24,7 @@ _BACKGROUND_CELLS = 10
 _NOISE_SIDE = 512
 
 
-@torch.no_grad()
+@torch.no_grad()  # type: ignore[untyped-decorator]
 def render(
     scenes: Sequence[Scene],
     times_s: Sequence[npt.ArrayLike],
@@ -91,7 +92,7 @@ def render(
 def _background(
     scenes: Sequence[Scene], times: npt.NDArray[np.float64], height: int, width: int, device: torch.device
 ) -> torch.Tensor:
-    """Smooth random texture, fixed in the world (it moves when the camera pans): (B, T, H, W, 3) float in [0, 1]."""
+    """Smooth random texture, fixed in the world (it moves when the camera pans): (B, T, H, W, 3) float."""
     batch, n_times = times.shape
     grids = np.empty((batch, 3, _BACKGROUND_CELLS, _BACKGROUND_CELLS), dtype=np.float32)
     offset = np.empty((batch, n_times, 2), dtype=np.float32)
@@ -106,7 +107,9 @@ def _background(
     # world coordinates of pixel centres, mapped so that the whole picture and a margin lie on the texture
     ys = torch.linspace(-1, 1, 2 * height + 1, device=device)[1::2] * 0.8
     xs = torch.linspace(-1, 1, 2 * width + 1, device=device)[1::2] * 0.8
-    shift = torch.from_numpy(offset / np.stack([aspect / 2, np.ones_like(aspect) / 2], axis=1)[:, None]).to(device)
+    shift = torch.from_numpy(offset / np.stack([aspect / 2, np.ones_like(aspect) / 2], axis=1)[:, None]).to(
+        device
+    )
     grid = torch.empty(batch, n_times, height, width, 2, device=device)
     grid[..., 0] = xs + 0.8 * shift[..., 0, None, None]
     grid[..., 1] = ys[:, None] + 0.8 * shift[..., 1, None, None]
@@ -129,7 +132,7 @@ def _draw_actors(
 ) -> None:
     """Blend N actor windows into the canvas, in place.
 
-    numbers: (7, N) centre x, centre y (pixels), radius (world), cos, sin, opacity, pixels per world unit in x;
+    numbers: (7, N) centre x, y (pixels), radius (world), cos, sin, opacity, pixels per world unit in x;
     looks: (N, 5) shape, texture, r, g, b; frame_at: (N,) which of the B*T pictures; layer_at: (N,) ascending.
     """
     height, width = canvas.shape[2:4]
@@ -167,7 +170,7 @@ def _draw_actors(
     place = (frame * height + py.clamp(0, height - 1)) * width + px.clamp(0, width - 1)
     flat = canvas.view(-1, 3)
     bounds = np.searchsorted(layer_at, np.arange(layer_at[-1] + 2))
-    for lo, hi in zip(bounds[:-1], bounds[1:], strict=True):
+    for lo, hi in pairwise(bounds):
         # one layer holds at most one actor per picture, so no pixel is written twice within it, except by
         # windows' clamped parts outside the picture: those are dropped
         keep = inside[lo:hi]
@@ -210,7 +213,7 @@ _noise_banks: dict[str, torch.Tensor] = {}
 
 def _add_noise(canvas: torch.Tensor, scenes: Sequence[Scene], times: npt.NDArray[np.float64]) -> None:
     """Sensor noise: a window of one fixed bank of Gaussian noise, placed by scene and moment."""
-    batch, n_times, height, width, _ = canvas.shape
+    _, n_times, height, width, _ = canvas.shape
     key = str(canvas.device)
     if key not in _noise_banks:
         generator = torch.Generator().manual_seed(20261120)
@@ -231,7 +234,7 @@ def _add_noise(canvas: torch.Tensor, scenes: Sequence[Scene], times: npt.NDArray
             canvas[b, t].view(-1).add_(bank[start : start + size], alpha=scene.noise)
 
 
-@torch.no_grad()
+@torch.no_grad()  # type: ignore[untyped-decorator]
 def soften(pictures: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
     """What a video codec does to small pictures, cheaply and without a codec: (N, H, W, 3) uint8 -> uint8.
 

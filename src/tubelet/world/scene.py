@@ -1,10 +1,10 @@
 """What happens in a toy-world scene: actors, timed events, camera, light. Seeded, exact, no pixels.
 
-World coordinates: the picture is 1 high and `aspect` wide, x to the right, y down. Everything is a closed-form
-function of time, so positions, boxes and spans are exact at any moment and any frame rate.
+World coordinates: the picture is 1 high and `aspect` wide, x to the right, y down. Everything is a
+closed-form function of time, so positions, boxes and spans are exact at any moment and any frame rate.
 
-Scenes are hard on purpose: often an actor has a *twin* (same look, other actions: only the action tells them apart)
-and a *mime* (same action, other look: only the look tells them apart).
+Scenes are hard on purpose: often an actor has a *twin* (same look, other actions: only the action tells them
+apart) and a *mime* (same action, other look: only the look tells them apart).
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _TOUCH_TRAVEL_S = 0.6
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One action of one actor in [start_s, end_s). dx, dy: net displacement; factor: net change of the radius."""
+    """One action of one actor in [start_s, end_s). dx, dy: net displacement; factor: net change of radius."""
 
     action: str
     start_s: float
@@ -130,8 +130,8 @@ class Scene:
         visible = inside >= MIN_VISIBLE * area
         return np.where(visible[..., None], cut, 0.0), visible
 
-    def visible_span(self, actor: int, step_s: float = 0.02) -> Span | None:
-        """From the first to the last moment the actor can be seen, to within `step_s`."""
+    def visible_span(self, actor: int) -> Span | None:
+        """From the first to the last moment the actor can be seen, to within 20 ms; None if it never is."""
         first, last, visible = self._visible_spans
         if not visible[actor]:
             return None
@@ -144,12 +144,12 @@ class Scene:
         seen = self.boxes_at(times)[1]
         first = times[seen.argmax(axis=1)]
         last = np.minimum(times[len(times) - 1 - seen[:, ::-1].argmax(axis=1)] + step_s, self.duration_s)
-        return first, last, seen.any(axis=1)
+        return first, last, np.asarray(seen.any(axis=1))
 
 
 @dataclass(frozen=True, slots=True)
 class States:
-    """Actor states over T moments, each (A, T): centre in the picture (camera applied), radius, angle, opacity."""
+    """Actors over T moments, each (A, T): centre in the picture (camera applied), radius, angle, opacity."""
 
     x: FloatArray
     y: FloatArray
@@ -215,7 +215,7 @@ def _polygon(shape: str) -> FloatArray | None:
 
 
 def shape_extents(actors: Sequence[Actor], angle_rad: FloatArray) -> tuple[FloatArray, ...]:
-    """Half width, half height and centre offset (x, y) of each shape's exact bounds, each (A, T), unit radius."""
+    """Half width, half height and centre offset (x, y) of shapes' exact bounds, each (A, T), unit radius."""
     half_w, half_h = np.ones_like(angle_rad), np.ones_like(angle_rad)
     off_x, off_y = np.zeros_like(angle_rad), np.zeros_like(angle_rad)
     for a, actor in enumerate(actors):
@@ -249,13 +249,15 @@ class SceneConfig:
 
     def __post_init__(self) -> None:
         if not 1 <= self.min_actors <= self.max_actors <= 8:
-            raise DataError(f"actors must satisfy 1 <= min <= max <= 8, got {self.min_actors}-{self.max_actors}")
+            raise DataError(
+                f"actors must satisfy 1 <= min <= max <= 8, got {self.min_actors}-{self.max_actors}"
+            )
         if not 2.0 <= self.min_duration_s <= self.max_duration_s:
             raise DataError("durations must satisfy 2 s <= min <= max")
 
 
 def scene_rng(split: str, seed: int, index: int) -> np.random.Generator:
-    """One generator per scene. The split is part of the seed, so train, val and test can never share a scene."""
+    """One generator per scene. The split is part of the seed: train, val and test can never share a scene."""
     if split not in SPLITS:
         raise DataError(f"unknown split {split!r}; splits are {', '.join(SPLITS)}")
     return np.random.default_rng([SPLITS[split], seed, index])
@@ -264,7 +266,9 @@ def scene_rng(split: str, seed: int, index: int) -> np.random.Generator:
 def make_scene(split: str, seed: int, index: int, config: SceneConfig = SceneConfig()) -> Scene:
     rng = scene_rng(split, seed, index)
     aspect = float(rng.choice(ASPECTS, p=[0.5, 0.2, 0.15, 0.15]))
-    duration = 1.0 if config.still else float(np.round(rng.uniform(config.min_duration_s, config.max_duration_s), 1))
+    duration = (
+        1.0 if config.still else float(np.round(rng.uniform(config.min_duration_s, config.max_duration_s), 1))
+    )
     actors = _place(rng, _looks(rng, config), aspect)
     pan = (0.0, 0.0, 1.0, 0.0)
     dark = None
@@ -290,7 +294,7 @@ def make_scene(split: str, seed: int, index: int, config: SceneConfig = SceneCon
         actors=tuple(actors),
         background_rgb=tuple(np.clip(grey + tint, 0.1, 0.8).tolist()),
         background_contrast=float(rng.uniform(0.02, 0.14)),
-        pan=tuple(float(v) for v in pan),
+        pan=(float(pan[0]), float(pan[1]), float(pan[2]), float(pan[3])),
         noise=float(rng.uniform(0.0, 0.03)),
         dark=dark,
     )
@@ -298,20 +302,21 @@ def make_scene(split: str, seed: int, index: int, config: SceneConfig = SceneCon
 
 def _looks(rng: np.random.Generator, config: SceneConfig) -> list[dict[str, str]]:
     n = int(rng.integers(config.min_actors, config.max_actors + 1))
-    looks: list[dict[str, str]] = []
-    for _ in range(n):
-        looks.append(
-            {
-                "shape": str(rng.choice(SHAPES)),
-                "colour": str(rng.choice(tuple(COLOURS))),
-                "texture": str(rng.choice(TEXTURES, p=[0.7, 0.15, 0.15])),
-                "size": str(rng.choice(tuple(SIZES))),
-            }
-        )
+    looks = [
+        {
+            "shape": str(rng.choice(SHAPES)),
+            "colour": str(rng.choice(tuple(COLOURS))),
+            "texture": str(rng.choice(TEXTURES, p=[0.7, 0.15, 0.15])),
+            "size": str(rng.choice(tuple(SIZES))),
+        }
+        for _ in range(n)
+    ]
     if n >= 2 and rng.random() < config.twin_rate:
         looks[1] = dict(looks[0])
     elif n >= 2 and rng.random() < 0.5:  # near-twin: one attribute differs, so that the attribute matters
-        looks[1] = dict(looks[0]) | {key: looks[1][key] for key in [str(rng.choice(("shape", "colour", "size")))]}
+        looks[1] = dict(looks[0]) | {
+            key: looks[1][key] for key in [str(rng.choice(("shape", "colour", "size")))]
+        }
     return looks
 
 
@@ -330,7 +335,19 @@ def _place(rng: np.random.Generator, looks: list[dict[str, str]], aspect: float)
             continue
         # small tilts only: a square turned by 45 degrees would look like another shape
         angle = float(rng.uniform(-0.2, 0.2))
-        actors.append(Actor(**look, rgb=tuple(rgb.tolist()), radius=radius, x=float(x), y=float(y), angle_rad=angle))
+        actors.append(
+            Actor(
+                shape=look["shape"],
+                colour=look["colour"],
+                texture=look["texture"],
+                size=look["size"],
+                rgb=tuple(rgb.tolist()),
+                radius=radius,
+                x=float(x),
+                y=float(y),
+                angle_rad=angle,
+            )
+        )
     return actors
 
 
@@ -452,7 +469,9 @@ def _interact(rng: np.random.Generator, actors: list[Actor], aspect: float, dura
     return actors
 
 
-def _touch(rng: np.random.Generator, actors: list[Actor], doer: int, other: int, duration: float) -> Actor | None:
+def _touch(
+    rng: np.random.Generator, actors: list[Actor], doer: int, other: int, duration: float
+) -> Actor | None:
     a, b = actors[doer], actors[other]
     if b.events or duration < 4.5:  # the touched one keeps still
         return None
@@ -480,7 +499,8 @@ def _follow(actors: list[Actor], doer: int, other: int, aspect: float, duration:
     if not (a.radius <= x <= aspect - a.radius and a.radius <= y <= 1 - a.radius):
         return None
     if any(
-        k not in (doer, other) and math.hypot(x - o.x, y - o.y) < a.radius + o.radius for k, o in enumerate(actors)
+        k not in (doer, other) and math.hypot(x - o.x, y - o.y) < a.radius + o.radius
+        for k, o in enumerate(actors)
     ):
         return None
     event = Event(

@@ -45,9 +45,9 @@ from tubelet.world.scene import ACTIONS, COLOURS, SHAPES, Scene
 class Question:
     """One question about a scene and its true answer.
 
-    query: the sentence, or the question text for qa, reg, tr, dgc and elc (short; models wrap it in their prompts).
-    actor: index of the target, None where nothing is to be boxed (absent targets, tvg about light, text tasks).
-    span: the true span (also the given one, for svg and tr). present: False when the sentence is true of nothing.
+    query: the sentence, or the question for qa, reg, tr, dgc, elc (short; models wrap it in their prompts).
+    actor: index of the target, None where nothing is boxed (absent targets, tvg about light, text tasks).
+    span: the true span (also the given one, for svg and tr). present: False when it is true of nothing.
     answer: text of the answer for text tasks. given_box: for reg and elc. phrases: for dgc, (text, actor).
     kind: how the question was made, for breakdowns in reports.
     """
@@ -98,7 +98,7 @@ def make_questions(
 def truth_boxes(
     scene: Scene, question: Question, times_s: npt.ArrayLike
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
-    """Truth of a question at any moments: boxes (T, 4) and whether there is one (T,): in the span and visible."""
+    """Truth of a question at any moments: boxes (T, 4) and has (T,), which is in the span and visible."""
     times = np.asarray(times_s, dtype=np.float64)
     if question.actor is None:
         return np.zeros((len(times), 4)), np.zeros(len(times), dtype=bool)
@@ -153,7 +153,9 @@ def _referring(scene: Scene, rng: np.random.Generator, task: str, want_event: bo
     return None
 
 
-def _draw_phrase(scene: Scene, rng: np.random.Generator, a: int, want_event: bool) -> tuple[Phrase | None, str]:
+def _draw_phrase(
+    scene: Scene, rng: np.random.Generator, a: int, want_event: bool
+) -> tuple[Phrase | None, str]:
     actor = scene.actors[a]
     # the size word is about the start; where the size changes it would mislead
     sized = all(e.factor == 1.0 for e in actor.events)
@@ -187,7 +189,9 @@ def _with_relation(
     return Phrase(look, action, Look(colour=other.colour, shape=other.shape), relation)
 
 
-def _question(scene: Scene, task: str, query: str, kind: str, match: Match, phrase: Phrase) -> Question | None:
+def _question(
+    scene: Scene, task: str, query: str, kind: str, match: Match, phrase: Phrase
+) -> Question | None:
     if task == "rec":
         return Question("rec", query, kind, actor=match.actor)
     span = match.span.clip(0.0, scene.duration_s)
@@ -215,7 +219,9 @@ def _absent(scene: Scene, rng: np.random.Generator, task: str) -> Question | Non
                 continue
         draw = rng.random()
         if action is not None and draw < 0.5:
-            done_here = [e.action for o in scene.actors for e in o.events if e.action not in ("touch", "follow")]
+            done_here = [
+                e.action for o in scene.actors for e in o.events if e.action not in ("touch", "follow")
+            ]
             options = done_here if rng.random() < 0.6 and done_here else list(ACTIONS[:-2])
             action, kind = str(rng.choice(options)), "absent_action"
         elif draw < 0.8 or action is None:
@@ -269,7 +275,7 @@ def _tr(scene: Scene, rng: np.random.Generator) -> Question | None:
     doers = [(a, e) for a, actor in enumerate(scene.actors) for e in actor.events]
     if not doers:
         return None
-    a, event = doers[int(rng.integers(len(doers)))]
+    _, event = doers[int(rng.integers(len(doers)))]
     during = [
         f"the {full_look(scene.actors[b], with_size=False).say()} {describe_event(scene, e, rng)}"
         for b, e in doers
@@ -294,8 +300,12 @@ def _qa(scene: Scene, rng: np.random.Generator) -> Question | None:
     moving = [(a, e) for a, actor in enumerate(scene.actors) for e in actor.events if e.target is None]
     draw = rng.random()
     if draw < 0.12:
-        return Question("qa", "describe the video." if moving else "describe the picture.", "caption",
-                        answer=caption(scene, rng))
+        return Question(
+            "qa",
+            "describe the video." if moving else "describe the picture.",
+            "caption",
+            answer=caption(scene, rng),
+        )
     if draw < 0.47:
         return _yes_no(scene, rng)
     if draw < 0.62:
@@ -306,20 +316,26 @@ def _qa(scene: Scene, rng: np.random.Generator) -> Question | None:
     if draw < 0.75 and scene.dark is not None:
         middle = (scene.dark.start_s + scene.dark.end_s) / 2 / scene.duration_s
         part = "start" if middle < 0.4 else "end" if middle > 0.6 else "middle"
-        return Question("qa", "is the picture dark at the start, in the middle or at the end?", "light", answer=part)
+        return Question(
+            "qa", "is the picture dark at the start, in the middle or at the end?", "light", answer=part
+        )
     if moving and draw < 0.88:
         a, event = moving[int(rng.integers(len(moving)))]
         actor, phrase = scene.actors[a], Phrase(Look(), event.action)
         if len({m.actor for m in matches(scene, phrase)}) == 1:
             does = str(rng.choice(ACTION_WORDS[event.action]))
             if rng.random() < 0.5:
-                return Question("qa", f"what colour is the thing that {does}?", "attribute", answer=actor.colour)
+                return Question(
+                    "qa", f"what colour is the thing that {does}?", "attribute", answer=actor.colour
+                )
             return Question("qa", f"what shape is the thing that {does}?", "attribute", answer=actor.shape)
     if moving and draw < 0.95:
         a, event = moving[int(rng.integers(len(moving)))]
         look = full_look(scene.actors[a], with_size=False)
         if len(matches(scene, Phrase(look))) == 1 and len(scene.actors[a].events) == 1:
-            return Question("qa", f"what does the {look.say()} do?", "action", answer=ACTION_WORDS[event.action][0])
+            return Question(
+                "qa", f"what does the {look.say()} do?", "action", answer=ACTION_WORDS[event.action][0]
+            )
     actor = scene.actors[int(rng.integers(len(scene.actors)))]
     if sum(o.shape == actor.shape for o in scene.actors) == 1:
         return Question("qa", f"what colour is the {actor.shape}?", "attribute", answer=actor.colour)
@@ -351,7 +367,9 @@ def _referring_any(scene: Scene, rng: np.random.Generator) -> str | None:
 
 
 def _as_yes_no(sentence: str) -> str:
-    return f"is it true: {sentence}?" if any(w in sentence for w in _ACTION_TEXTS) else f"do you see {sentence}?"
+    return (
+        f"is it true: {sentence}?" if any(w in sentence for w in _ACTION_TEXTS) else f"do you see {sentence}?"
+    )
 
 
 _ACTION_TEXTS = tuple(words for options in ACTION_WORDS.values() for words in options)
@@ -370,5 +388,11 @@ def _where(scene: Scene, rng: np.random.Generator) -> Question | None:
     x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
     column = "left" if x < 1 / 3 else "right" if x > 2 / 3 else "middle"
     row = "top" if y < 1 / 3 else "bottom" if y > 2 / 3 else "middle"
-    return Question("qa", f"where is the {look.say()}?" if scene.duration_s <= 1.0 else
-                    f"where is the {look.say()} at the start?", "where", answer=f"{row} {column}")
+    return Question(
+        "qa",
+        f"where is the {look.say()}?"
+        if scene.duration_s <= 1.0
+        else f"where is the {look.say()} at the start?",
+        "where",
+        answer=f"{row} {column}",
+    )

@@ -1,0 +1,1 @@
+"""Benchmarks: run a model over queries with known truth, score, compare."""

@@ -1,0 +1,244 @@
+"""The toy-world benchmark: fixed test scenes as decoded mp4, one query per video, with baselines beside the model.
+
+    DIR/data/            the mp4 files and annotations (made once per n and seed)
+    DIR/predictions.jsonl  one prediction per query, written as they come; a second run goes on where one stopped
+    DIR/metrics.json     scores with 95 % intervals, run card
+
+Queries are grouped by video: each is decoded and encoded once.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tubelet import __version__
+from tubelet.errors import DataError, OutputError, TubeletError
+from tubelet.grounder import Grounder
+from tubelet.metrics.bootstrap import Interval
+from tubelet.metrics.grounding import Scores, Truth, score_tube, siou, summarise
+from tubelet.tube import Prediction, Span, Tube
+from tubelet.world.files import make_world, read_annotations
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class WorldResult:
+    metrics: dict[str, Interval]
+    baselines: dict[str, dict[str, Interval]]
+    n: int
+    n_failed: int
+    folder: Path
+
+
+def evaluate_world(
+    grounder: Grounder,
+    folder: Path | str,
+    n: int = 500,
+    seed: int = 7,
+    task: str = "stvg",
+    span_reader: str | None = None,
+    limit: int | None = None,
+    split: str = "test",
+    progress: Callable[[int, int], None] | None = None,
+) -> WorldResult:
+    """Run and score. Resumes from predictions.jsonl when it belongs to the same model and data."""
+    if task not in ("stvg", "tvg", "svg", "rec"):
+        raise DataError(f"the toy-world benchmark scores stvg, tvg, svg and rec, got {task!r}")
+    folder = Path(folder)
+    data = folder / "data"
+    make_world(data, n, seed, split, tasks=(task,))
+    records = read_annotations(data)[: limit or n]
+    header = {
+        "model": grounder.name,
+        "revision": getattr(grounder, "revision", ""),
+        "n": n,
+        "seed": seed,
+        "task": task,
+        "split": split,
+        "span_reader": span_reader or "",
+    }
+    path = folder / "predictions.jsonl"
+    done = _read_done(path, header)
+    started = time.monotonic()
+    try:
+        with path.open("a", encoding="utf-8") as out:
+            if not done:
+                out.write(json.dumps({"run": header}) + "\n")
+            todo = [r for r in records if r["id"] not in done]
+            finished = len(records) - len(todo)
+            for video, group in groupby(todo, key=lambda r: r["video"]):
+                for line in _answer(grounder, data, video, list(group), task, span_reader):
+                    out.write(json.dumps(line, ensure_ascii=False) + "\n")
+                    done[line["id"]] = line
+                    finished += 1
+                out.flush()
+                if progress is not None:
+                    progress(finished, len(records))
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+    return _score(folder, records, done, header, time.monotonic() - started)
+
+
+def _read_done(path: Path, header: Record) -> dict[str, Record]:
+    """Finished lines of an earlier run; a half-written last line is dropped from the file."""
+    if not path.exists():
+        return {}
+    good: list[str] = []
+    done: dict[str, Record] = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            break
+        if "run" in record:
+            if record["run"] != header:
+                raise DataError(
+                    f"{path} belongs to another run ({record['run'].get('model')}, {record['run']}): "
+                    "give another --out or delete it"
+                )
+        else:
+            done[record["id"]] = record
+        good.append(line)
+    temporary = path.with_suffix(".part")
+    temporary.write_text("".join(line + "\n" for line in good), encoding="utf-8")
+    temporary.replace(path)
+    return done
+
+
+def _answer(
+    grounder: Grounder, data: Path, video: str, group: Sequence[Record], task: str, span_reader: str | None
+) -> list[Record]:
+    """Predictions of all questions about one video; a failure is a prediction with its reason, never a gap."""
+    queries = [r["query"] for r in group]
+    spans = [None if r["span"] is None else Span.from_dict(r["span"]) for r in group]
+    try:
+        state = grounder.encode(str(data / video))
+        predictions = grounder.ground_many(
+            state, queries, task, spans if task == "svg" else None, span_reader=span_reader
+        )
+        where: list[Prediction] = []
+        if task == "stvg" and all(s is not None for s in spans):
+            where = grounder.ground_many(state, queries, "svg", spans)
+    except TubeletError as error:
+        predictions = [Prediction(str(data / video), q, task, failure=str(error)) for q in queries]
+        where = []
+    lines = []
+    for k, (record, prediction) in enumerate(zip(group, predictions, strict=True)):
+        line: Record = {"id": record["id"], "prediction": prediction.to_dict()}
+        if where:
+            line["given_span"] = where[k].to_dict()["tubes"]
+        lines.append(line)
+    return lines
+
+
+def truth_of(record: Record) -> Truth:
+    """Truth of an annotation line, on its native frames."""
+    is_image = record["n_frames"] == 1
+    times = np.arange(record["n_frames"]) / record["fps"]
+    span = None
+    if record["present"]:
+        span = Span(0.0, 1.0) if record["span"] is None else Span.from_dict(record["span"])
+    return Truth(
+        span=Span(0.0, 0.04) if is_image and span is not None else span,
+        frame_times_s=times,
+        box_times_s=np.array(record["times_s"], dtype=np.float64),
+        boxes_xyxy=np.array(record["boxes_xyxy"], dtype=np.float64).reshape(-1, 4),
+    )
+
+
+def _score(
+    folder: Path, records: Sequence[Record], done: dict[str, Record], header: Record, seconds: float
+) -> WorldResult:
+    scores: list[Scores] = []
+    found: list[bool] = []
+    present: list[bool] = []
+    sious: list[float] = []
+    failures: list[Record] = []
+    by_kind: dict[str, list[float]] = {}
+    for record in records:
+        line = done[record["id"]]
+        prediction = Prediction.from_dict(line["prediction"])
+        truth = truth_of(record)
+        if prediction.failure is not None:
+            failures.append({"id": record["id"], "reason": prediction.failure})
+        found.append(prediction.found)
+        present.append(bool(record["present"]))
+        if truth.span is None:
+            continue
+        scores.append(score_tube(prediction.tube, truth))
+        by_kind.setdefault(record["kind"], []).append(scores[-1].viou)
+        if header["task"] == "svg":
+            sious.append(siou(prediction.tube, truth))
+        elif "given_span" in line:
+            tubes = line["given_span"]
+            sious.append(siou(Tube.from_dict(tubes[0]) if tubes else None, truth))
+    metrics = summarise(scores, found, present, sious)
+    baselines = {name: baseline(name, records) for name in ("constant_centre", "random_track")}
+    report = {
+        "run": header,
+        "protocol": "tubelet",
+        "n": len(records),
+        "n_present": sum(present),
+        "n_failed": len(failures),
+        "metrics": {k: v.to_dict() for k, v in metrics.items()},
+        "vIoU_by_kind": {k: {"mean": round(float(np.mean(v)), 4), "n": len(v)} for k, v in sorted(by_kind.items())},
+        "baselines": {k: {m: v.to_dict() for m, v in b.items()} for k, b in baselines.items()},
+        "failures": failures,
+        "seconds": round(seconds, 2),
+        "tubelet": __version__,
+        "machine": {"python": platform.python_version(), "system": platform.system(), "cpu": platform.machine()},
+    }
+    temporary = folder / ".metrics.json.part"
+    temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(folder / "metrics.json")
+    return WorldResult(metrics, baselines, len(records), len(failures), folder)
+
+
+def baseline(name: str, records: Sequence[Record]) -> dict[str, Interval]:
+    """What needs no model, scored in the same way.
+
+    constant_centre: the middle 75 % of the video with a box of a third of the picture in its middle;
+    random_track: a random actor's true boxes over its whole visible time (knows where things are, not which).
+    """
+    from tubelet.world.scene import SceneConfig, make_scene
+
+    scores: list[Scores] = []
+    sious: list[float] = []
+    for record in records:
+        truth = truth_of(record)
+        if truth.span is None:
+            continue
+        duration = record["n_frames"] / record["fps"]
+        times = truth.frame_times_s
+        if name == "constant_centre":
+            span = Span(0.15 * duration, 0.9 * duration) if len(times) > 1 else Span(0.0, 0.04)
+            boxes = np.tile([1 / 3, 1 / 3, 2 / 3, 2 / 3], (2, 1))
+            tube = Tube(span, np.array([span.start_s, span.end_s]), boxes)
+            wide = Tube(Span(0.0, duration + 1), np.array([0.0, duration]), boxes)
+        else:
+            split, seed, index = record["scene"]["seed"]
+            names = ("train", "val", "test")
+            scene = make_scene(names[split], seed, index, SceneConfig(still=len(times) == 1))
+            actor = int(np.random.default_rng([seed, index, 3]).integers(len(scene.actors)))
+            all_boxes, visible = scene.boxes_at(times)
+            if not visible[actor].any():
+                scores.append(Scores(0.0, 0.0))
+                sious.append(0.0)
+                continue
+            seen = times[visible[actor]]
+            span = Span(float(seen[0]), float(seen[-1]) + 1 / record["fps"])
+            tube = Tube(span, seen, all_boxes[actor][visible[actor]])
+            wide = tube
+        scores.append(score_tube(tube, truth))
+        sious.append(siou(wide, truth))
+    return summarise(scores, [True] * len(scores), [True] * len(scores), sious)
