@@ -41,12 +41,12 @@ _WHERE = {
 __all__ = ["__version__", *sorted(_WHERE)]
 
 if TYPE_CHECKING:
-    from tubelet.errors import TubeletError
-    from tubelet.frames import Clip, FrameGrid
-    from tubelet.grounder import Grounder, embedded_models, load
-    from tubelet.tube import Prediction, Span, Tube
-    from tubelet.video import Video, VideoWriter, open_video, read_clip, sample_rate, sample_uniform
-    from tubelet.view import contact_sheet, draw_timeline, draw_tubes, write_overlay, write_timeline
+    from tubelet.errors import TubeletError  # noqa: F401
+    from tubelet.frames import Clip, FrameGrid  # noqa: F401
+    from tubelet.grounder import Grounder, embedded_models, load  # noqa: F401
+    from tubelet.tube import Prediction, Span, Tube  # noqa: F401
+    from tubelet.video import Video, VideoWriter, open_video, read_clip, sample_rate, sample_uniform  # noqa: F401
+    from tubelet.view import contact_sheet, draw_timeline, draw_tubes, write_overlay, write_timeline  # noqa: F401
 
 
 def __getattr__(name: str) -> Any:

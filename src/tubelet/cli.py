@@ -1,7 +1,7 @@
 """The command line: thin typed functions over the library.
 
-Data goes to stdout, everything else to stderr; progress bars appear on a terminal only; the exit code is 0 when
-everything worked, 1 when something failed, 2 for a wrong call, 130 after Ctrl-C.
+Data goes to stdout, everything else to stderr; progress bars appear on a terminal only; the exit code is 0
+when everything worked, 1 when something failed, 2 for a wrong call, 130 after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -68,13 +68,19 @@ def root(
 @app.command()
 def ground(
     video: Annotated[Path, typer.Argument(help="A video or image file.")],
-    sentences: Annotated[list[str], typer.Argument(help="What to look for; several sentences are asked at once.")],
-    model: Annotated[str, typer.Option("--model", "-m", help="Embedded name, folder or hub id.")] = "spacevllm-pico",
+    sentences: Annotated[
+        list[str], typer.Argument(help="What to look for; several sentences are asked at once.")
+    ],
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="Embedded name, folder or hub id.")
+    ] = "spacevllm-pico",
     task: Annotated[str, typer.Option(help="stvg, svg, tvg or rec; default: stvg, rec for an image.")] = "",
     span: Annotated[str, typer.Option(help="For svg: START-END in seconds, for example 1.5-4.")] = "",
     span_reader: Annotated[str, typer.Option(help="text, activity or both; default: the model's own.")] = "",
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the predictions as JSON.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Write an annotated video (or picture, for an image).")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write an annotated video (or picture, for an image).")
+    ] = None,
     plot: Annotated[Path | None, typer.Option(help="Write a timeline picture (png or svg).")] = None,
     sheet: Annotated[Path | None, typer.Option(help="Write a contact sheet of the sampled frames.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...; default: cuda if there is one.")] = "",
@@ -88,7 +94,9 @@ def ground(
     given = _parse_span(span) if span else None
     for sentence in sentences:
         if not sentence.strip():
-            raise QueryError("the sentence is empty: say what to look for, for example 'the red circle that spins'")
+            raise QueryError(
+                "the sentence is empty: say what to look for, for example 'the red circle that spins'"
+            )
     from tubelet.grounder import load
 
     grounder = load(model, device or None)
@@ -125,7 +133,9 @@ def describe(prediction: Any) -> str:
     return line
 
 
-def _pictures(video: Any, predictions: list[Any], out: Path | None, plot: Path | None, sheet: Path | None) -> None:
+def _pictures(
+    video: Any, predictions: list[Any], out: Path | None, plot: Path | None, sheet: Path | None
+) -> None:
     from tubelet.view import write_contact_sheet, write_overlay, write_timeline
 
     if plot is not None:
@@ -180,7 +190,9 @@ def models() -> None:
         raise TubeletError("this installation ships no model: reinstall tubelet, or give a folder or hub id")
     for entry in found:
         mark = "  (default)" if entry.name == DEFAULT_MODEL else ""
-        typer.echo(f"{entry.name:18} {entry.byte_size / 1e6:4.1f} MB  {entry.kind}; knows {entry.domain}{mark}")
+        typer.echo(
+            f"{entry.name:18} {entry.byte_size / 1e6:4.1f} MB  {entry.kind}; knows {entry.domain}{mark}"
+        )
 
 
 @app.command("eval")
@@ -255,7 +267,9 @@ def world_make(
     from tubelet.world.files import make_world
 
     with _progress("drawing") as step:
-        path = make_world(folder, n, seed, split, tuple(task.split(",")), questions, height, fps, progress=step)
+        path = make_world(
+            folder, n, seed, split, tuple(task.split(",")), questions, height, fps, progress=step
+        )
     typer.echo(str(path))
 
 
@@ -284,7 +298,7 @@ def _parse_span(text: str) -> Any:
     from tubelet.errors import DataError
     from tubelet.tube import Span
 
-    start, dash, end = text.partition("-")
+    start, _, end = text.partition("-")
     try:
         return Span(float(start), float(end))
     except (ValueError, DataError) as error:

@@ -75,7 +75,7 @@ def _list_index(place: list[Any], key: str, path: str) -> int:
 
 
 def from_dict(cls: type[T], data: Any, where: str = "") -> T:
-    """Build a dataclass from nested plain data. Unknown fields and wrong types are errors naming the field."""
+    """A dataclass from nested plain data. Unknown fields and wrong types are errors that name the field."""
     name = where or cls.__name__
     if not isinstance(data, Mapping):
         raise RecipeError(f"{name} must hold fields, got {data!r}")

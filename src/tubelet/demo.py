@@ -41,10 +41,16 @@ def run_demo(folder: Path, model: str, progress: Callable[[int, int], None] | No
     truth = [truth_tubes(scene, question) for question in questions]
     files = {
         "example": path,
-        "annotated video": write_overlay(video, predictions, folder / "annotated.mp4", truth=truth, progress=progress),
-        "timeline": write_timeline(predictions, folder / "timeline.png", duration_s=video.duration_s, truth=truth),
+        "annotated video": write_overlay(
+            video, predictions, folder / "annotated.mp4", truth=truth, progress=progress
+        ),
+        "timeline": write_timeline(
+            predictions, folder / "timeline.png", duration_s=video.duration_s, truth=truth
+        ),
     }
-    clip = read_clip(video, sample_uniform(video, 12), size=(480, round(480 * video.height / video.width / 2) * 2))
+    clip = read_clip(
+        video, sample_uniform(video, 12), size=(480, round(480 * video.height / video.width / 2) * 2)
+    )
     files["contact sheet"] = write_contact_sheet(clip, predictions, folder / "sheet.png", truth=truth)
     answers = folder / "answers.json"
     answers.write_text(

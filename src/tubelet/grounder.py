@@ -1,7 +1,7 @@
 """`load()` a model by name, and the interface every loaded method has.
 
-A name is one of: an embedded model (`tubelet models` lists them), a local folder, or a hub id ("org/name"). The hub
-is contacted only for a hub id, and never when HF_HUB_OFFLINE is set; HF_HOME is respected.
+A name is one of: an embedded model (`tubelet models` lists them), a local folder, or a hub id ("org/name").
+The hub is contacted only for a hub id, and never when HF_HUB_OFFLINE is set; HF_HOME is respected.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Grounder(Protocol):
         video: Any,
         queries: Sequence[str],
         task: str | None = None,
-        span: Span | None | Sequence[Span | None] = None,
+        span: Span | Sequence[Span | None] | None = None,
         span_reader: str | None = None,
     ) -> list[Prediction]: ...
 
@@ -85,8 +85,8 @@ def load(
     """Load a model for inference.
 
     Args:
-        model: embedded name, folder, or hub id. A SpaceVLLM folder continues; a LLaVA-OneVision checkpoint starts
-            a new SpaceVLLM with an untrained decoder (`config` sets it up).
+        model: embedded name, folder, or hub id. A SpaceVLLM folder continues; a LLaVA-OneVision checkpoint
+            starts a new SpaceVLLM with an untrained decoder (`config` sets it up).
         device: "cpu", "cuda", "cuda:1", ...; default: cuda if there is one.
         dtype: "float32", "bfloat16", "float16"; default: bfloat16 on a GPU, float32 on the CPU.
 
@@ -125,8 +125,8 @@ def find_model(model: str | Path) -> Path:
         raise ModelError(f"{text} is a file; a model is a folder with config.json and safetensors")
     if isinstance(model, Path) or not _HUB_ID.match(text) or text.startswith("."):
         raise ModelError(
-            f"there is no model {text!r}: it is not an embedded model ({', '.join(embedded) or 'none shipped'}), "
-            "not a folder, and not a hub id of the form org/name"
+            f"there is no model {text!r}: it is not an embedded model "
+            f"({', '.join(embedded) or 'none shipped'}), not a folder, and not a hub id of the form org/name"
         )
     return _download(text)
 
@@ -137,7 +137,9 @@ def _download(hub_id: str) -> Path:
 
     try:
         return Path(
-            snapshot_download(hub_id, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"])
+            snapshot_download(
+                hub_id, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
+            )
         )
     except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
         raise ModelError(
@@ -149,7 +151,7 @@ def _download(hub_id: str) -> Path:
 
 
 def revision_of(folder: Path) -> str:
-    """Short hash of a model's config and weight files' names and sizes; for small models of the bytes themselves."""
+    """Short hash of a model's config and weight files' names and sizes; of small files, of the bytes."""
     digest = hashlib.sha256()
     for path in sorted([folder / "config.json", *folder.glob("*.safetensors")]):
         digest.update(path.name.encode())

@@ -73,7 +73,16 @@ def _corpus() -> list[str]:
         rng = np.random.default_rng(index)
         for question in make_questions(scene, rng, TASKS, 6):
             lines += [question.query, question.answer, f"find {question.query}", f"see {question.query}"]
-    lines += ["1.2s-3.4s.", "not in this video.", "here.", "when", "user", "assistant", "system", "from 2s to 9s"] * 50
+    lines += [
+        "1.2s-3.4s.",
+        "not in this video.",
+        "here.",
+        "when",
+        "user",
+        "assistant",
+        "system",
+        "from 2s to 9s",
+    ] * 50
     return lines
 
 
@@ -120,8 +129,8 @@ def pico_config(tokenizer: Any, hidden: int = 128, layers: int = 6, vision_layer
 def init_pico_vision(base: Any) -> None:
     """Start the small vision tower from what it would otherwise spend its first thousand steps on.
 
-    Patches lose most of their mean colour (a flat ground would drown the shapes on it), and positions start as sines
-    of row and column, strong enough to survive the first layers.
+    Patches lose most of their mean colour (a flat ground would drown the shapes on it), and positions start
+    as sines of row and column, strong enough to survive the first layers.
     """
     import math
 

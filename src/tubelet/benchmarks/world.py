@@ -1,8 +1,8 @@
-"""The toy-world benchmark: fixed test scenes as decoded mp4, one query per video, with baselines beside the model.
+"""The toy-world benchmark: fixed test scenes as decoded mp4, one query per video, baselines beside the model.
 
-    DIR/data/            the mp4 files and annotations (made once per n and seed)
-    DIR/predictions.jsonl  one prediction per query, written as they come; a second run goes on where one stopped
-    DIR/metrics.json     scores with 95 % intervals, run card
+    DIR/data/              the mp4 files and annotations (made once per n and seed)
+    DIR/predictions.jsonl  one prediction per query, written as they come; a second run resumes
+    DIR/metrics.json       scores with 95 % intervals, run card
 
 Queries are grouped by video: each is decoded and encoded once.
 """
@@ -118,7 +118,7 @@ def _read_done(path: Path, header: Record) -> dict[str, Record]:
 def _answer(
     grounder: Grounder, data: Path, video: str, group: Sequence[Record], task: str, span_reader: str | None
 ) -> list[Record]:
-    """Predictions of all questions about one video; a failure is a prediction with its reason, never a gap."""
+    """Predictions of all questions about one video; a failure is a prediction with a reason, no gap."""
     queries = [r["query"] for r in group]
     spans = [None if r["span"] is None else Span.from_dict(r["span"]) for r in group]
     try:
@@ -191,12 +191,18 @@ def _score(
         "n_present": sum(present),
         "n_failed": len(failures),
         "metrics": {k: v.to_dict() for k, v in metrics.items()},
-        "vIoU_by_kind": {k: {"mean": round(float(np.mean(v)), 4), "n": len(v)} for k, v in sorted(by_kind.items())},
+        "vIoU_by_kind": {
+            k: {"mean": round(float(np.mean(v)), 4), "n": len(v)} for k, v in sorted(by_kind.items())
+        },
         "baselines": {k: {m: v.to_dict() for m, v in b.items()} for k, b in baselines.items()},
         "failures": failures,
         "seconds": round(seconds, 2),
         "tubelet": __version__,
-        "machine": {"python": platform.python_version(), "system": platform.system(), "cpu": platform.machine()},
+        "machine": {
+            "python": platform.python_version(),
+            "system": platform.system(),
+            "cpu": platform.machine(),
+        },
     }
     temporary = folder / ".metrics.json.part"
     temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

@@ -18,14 +18,19 @@ class Interval:
     n: int
 
     def to_dict(self) -> dict[str, float | int]:
-        return {"mean": round(self.mean, 4), "low": round(self.low, 4), "high": round(self.high, 4), "n": self.n}
+        return {
+            "mean": round(self.mean, 4),
+            "low": round(self.low, 4),
+            "high": round(self.high, 4),
+            "n": self.n,
+        }
 
     def __str__(self) -> str:
         return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
 def bootstrap_mean(values: npt.ArrayLike, resamples: int = 1000, seed: int = 0) -> Interval:
-    """Mean of (n,) values and the 2.5 and 97.5 percentiles of the means of `resamples` redraws of the queries."""
+    """Mean of (n,) values; 2.5 and 97.5 percentiles of the means of `resamples` redraws of the queries."""
     sample = np.asarray(values, dtype=np.float64)
     n = len(sample)
     if n == 0:

@@ -1,8 +1,8 @@
 """tIoU, vIoU and sIoU of one prediction under tubelet's default protocol, and their summary.
 
-The default protocol: spans are half-open seconds; boxes are compared on all native frames; a sparse predicted tube is
-interpolated linearly between its boxes; a missing box is IoU 0; every query counts, a failed or wrongly rejected one
-as 0; thresholds are strict (>).
+The default protocol: spans are half-open seconds; boxes are compared on all native frames; a sparse predicted
+tube is interpolated linearly between its boxes; a missing box is IoU 0; every query counts, a failed or
+wrongly rejected one as 0; thresholds are strict (>).
 
     tIoU = |P and T| / |P or T| in seconds
     vIoU = sum of box IoU over native frames in both spans / number of native frames in either span
@@ -28,8 +28,8 @@ VIOU_THRESHOLDS = (0.3, 0.5)
 class Truth:
     """What is true of one query: span None means "not in this video".
 
-    frame_times_s (N,): times of all native frames; boxes_xyxy (M, 4) at box_times_s (M,): the true boxes, on those
-    native frames of the span where the target can be seen.
+    frame_times_s (N,): times of all native frames; boxes_xyxy (M, 4) at box_times_s (M,): the true boxes, on
+    those native frames of the span where the target can be seen.
     """
 
     span: Span | None
@@ -85,7 +85,7 @@ def score_prediction(prediction: Prediction, truth: Truth) -> Scores:
 
 
 def balanced_accuracy(found: npt.ArrayLike, present: npt.ArrayLike) -> tuple[float, FloatArray]:
-    """Mean of "found when present" and "rejected when absent"; and per-query values whose mean is just that."""
+    """Mean of "found when present" and "rejected when absent"; and per-query values with that mean."""
     f, p = np.asarray(found, dtype=bool), np.asarray(present, dtype=bool)
     if p.all() or not p.any():
         return float("nan"), np.empty(0)
@@ -97,7 +97,7 @@ def balanced_accuracy(found: npt.ArrayLike, present: npt.ArrayLike) -> tuple[flo
 def summarise(
     scores: Sequence[Scores], found: Sequence[bool], present: Sequence[bool], sious: Sequence[float] = ()
 ) -> dict[str, Interval]:
-    """Means with 95 % intervals. `scores` are of the present queries only, in order; found/present of all queries."""
+    """Means with 95 % intervals. `scores`: of the present queries, in order; found and present: of all."""
     tiou = np.array([s.tiou for s in scores])
     viou = np.array([s.viou for s in scores])
     out = {"m_tIoU": bootstrap_mean(tiou), "m_vIoU": bootstrap_mean(viou)}

@@ -1,4 +1,4 @@
-"""From samples to what `SpaceVLLM.forward` takes: text to ids, boxes to tensors, questions grouped by video."""
+"""From samples to what `SpaceVLLM.forward` takes: text to ids, boxes to tensors, questions by video."""
 
 from __future__ import annotations
 
@@ -51,7 +51,13 @@ def collate(
     for sample in samples:
         prefixes.append(
             make_prefix(
-                config, layout, tokenizer, sample.times_s, sample.duration_s, tokens_per_frame, sample.is_image
+                config,
+                layout,
+                tokenizer,
+                sample.times_s,
+                sample.duration_s,
+                tokens_per_frame,
+                sample.is_image,
             )
         )
         suffixes.append([_suffix(sample, k, config, layout, tokenizer) for k in range(len(sample.questions))])
@@ -71,7 +77,9 @@ def _suffix(sample: Sample, k: int, config: SpaceVLLMConfig, layout: PromptLayou
         start, end = snapped(span, sample.times_s, sample.duration_s)
         span = replace(span, start_s=start, end_s=max(end, start + 1e-3))
     words = question_text(config, question.task, question.query, question.span)
-    if not question.learn_answer:  # the decoder reads the question's words only: the rest would be wasted work
+    if (
+        not question.learn_answer
+    ):  # the decoder reads the question's words only: the rest would be wasted work
         return Suffix(question=tuple(encode_query(tokenizer, words)), tail=())
     answer = answer_text(config, question.task, span, question.present, question.answer)
     return Suffix(
@@ -111,7 +119,7 @@ def _to_cxcywh(boxes: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 def normalise(pixels: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
-    """uint8 (N, 3, S, S) to what the vision tower takes; on the pixels' own device (send uint8, normalise there)."""
+    """uint8 (N, 3, S, S) to the vision tower's input, on the pixels' device (send uint8, normalise there)."""
     scale = 1 / (255 * torch.tensor(std, device=pixels.device))
     shift = torch.tensor(mean, device=pixels.device) / torch.tensor(std, device=pixels.device)
     return pixels.float() * scale[:, None, None] - shift[:, None, None]

@@ -2,8 +2,9 @@
 
 A tubelet SpaceVLLM folder:
 
-    config.json          {"model_type": "tubelet_spacevllm", "base": <LlavaOnevisionConfig>, "spacevllm": <SpaceVLLMConfig>}
-    model*.safetensors   names "base.*" (the stock model's own names) and "space_decoder.*"; sharded when large
+    config.json          {"model_type": "tubelet_spacevllm", "base": <LlavaOnevisionConfig>,
+                          "spacevllm": <SpaceVLLMConfig>}
+    model*.safetensors   names "base.*" (the stock model's own) and "space_decoder.*"; sharded when large
     tokenizer files      with the query tokens <r_0> .. <r_N_v>
     README.md            model card
 
@@ -12,13 +13,15 @@ A folder in the stock LLaVA-OneVision layout also loads: it starts a new SpaceVL
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
@@ -60,7 +63,7 @@ def new_pico(config: SpaceVLLMConfig) -> Bundle:
 
 
 def with_queries(bundle: Bundle, config: SpaceVLLMConfig) -> Bundle:
-    """Give a base its query tokens: N_v + 1 new rows in vocabulary, embedding and head. A no-op when it has them."""
+    """Give a base its N_v + 1 query tokens: rows in vocabulary, embedding, head. No-op when it has them."""
     if bundle.layout.query_tokens:
         return bundle
     tokenizer, base = bundle.tokenizer, bundle.model.base
@@ -82,7 +85,7 @@ def load_bundle(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
 ) -> Bundle:
-    """Load a tubelet SpaceVLLM folder, or a LLaVA-OneVision folder (`config` then sets up the new SpaceVLLM)."""
+    """Load a SpaceVLLM folder, or a LLaVA-OneVision folder (`config` then sets up a new SpaceVLLM)."""
     folder = Path(folder)
     data = _read_config(folder)
     kind = data.get("model_type")
@@ -91,7 +94,8 @@ def load_bundle(
     if kind == "llava_onevision":
         return _load_base(folder, config or SpaceVLLMConfig(), dtype, device)
     raise ModelError(
-        f"{folder} holds a model of type {kind!r}; tubelet's SpaceVLLM loads {MODEL_TYPE} and llava_onevision folders"
+        f"{folder} holds a model of type {kind!r}; "
+        f"tubelet's SpaceVLLM loads {MODEL_TYPE} and llava_onevision folders"
     )
 
 
@@ -110,8 +114,9 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return data
 
 
-def _load_saved(folder: Path, data: Mapping[str, Any], dtype: torch.dtype, device: torch.device | str) -> Bundle:
-    from accelerate import init_empty_weights
+def _load_saved(
+    folder: Path, data: Mapping[str, Any], dtype: torch.dtype, device: torch.device | str
+) -> Bundle:
     from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
 
     for key in ("base", "spacevllm"):
@@ -119,7 +124,7 @@ def _load_saved(folder: Path, data: Mapping[str, Any], dtype: torch.dtype, devic
             raise ModelError(f"{folder / 'config.json'} lacks {key!r}; was the folder written completely?")
     config = SpaceVLLMConfig.from_dict(data["spacevllm"])
     base_config = LlavaOnevisionConfig.from_dict(dict(data["base"]))
-    with init_empty_weights(include_buffers=False):
+    with _no_memory_for_weights(base_config):
         model = SpaceVLLM(LlavaOnevisionForConditionalGeneration(base_config), config)
     model.to(dtype)
     state = {name: tensor.to(dtype) for name, tensor in read_tensors(folder).items()}
@@ -127,13 +132,15 @@ def _load_saved(folder: Path, data: Mapping[str, Any], dtype: torch.dtype, devic
     model.load_state_dict(state, strict=False, assign=True)
     model.base.tie_weights()
     model.to(device).eval()
-    tokenizer = _load_tokenizer(folder)
+    tokenizer = _load_saved_tokenizer(folder)
     mean, std = data.get("pixel_mean", _DEFAULT_PIXELS[0]), data.get("pixel_std", _DEFAULT_PIXELS[1])
     layout = make_layout(tokenizer, _video_token(model.base, tokenizer), config.max_frames)
     return Bundle(model, tokenizer, layout, tuple(mean), tuple(std), trained=bool(data.get("trained", True)))
 
 
-def _load_base(folder: Path, config: SpaceVLLMConfig, dtype: torch.dtype, device: torch.device | str) -> Bundle:
+def _load_base(
+    folder: Path, config: SpaceVLLMConfig, dtype: torch.dtype, device: torch.device | str
+) -> Bundle:
     from transformers import LlavaOnevisionForConditionalGeneration
 
     try:
@@ -142,18 +149,50 @@ def _load_base(folder: Path, config: SpaceVLLMConfig, dtype: torch.dtype, device
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"cannot load {folder} as a LLaVA-OneVision model: {_first_line(error)}") from error
-    missing = sorted(name for name in info["missing_keys"] if not name.endswith("lm_head.weight"))
+    missing = sorted(set(info["missing_keys"]) - _tied_names(base, ""))
     wrong = sorted(str(entry[0]) for entry in info.get("mismatched_keys", ()))
     if missing or wrong:
         raise ModelError(_tensor_report(folder, missing, [], wrong))
     model = SpaceVLLM(base, config).to(dtype).to(device)
     auxiliary = folder / _AUXILIARY
     if auxiliary.is_file():
-        model.load_state_dict(load_file(auxiliary), strict=False)
+        _load_auxiliary(auxiliary, model)
     tokenizer = _load_tokenizer(folder)
     mean, std = _pixel_statistics(folder)
     layout = make_layout(tokenizer, _video_token(base, tokenizer), 0)
     return Bundle(model, tokenizer, layout, mean, std, trained=False)
+
+
+def _load_auxiliary(path: Path, model: SpaceVLLM) -> None:
+    """Training-only heads that were saved beside a base; those that the new SpaceVLLM lacks are left out."""
+    try:
+        model.load_state_dict(load_file(path), strict=False)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"cannot read {path}: {_first_line(error)}") from error
+    except RuntimeError as error:
+        raise ModelError(
+            f"the heads in {path} do not fit these settings of the decoder: train the base with the same "
+            f"settings, or delete the file to start with new heads ({' '.join(str(error).split())[:300]})"
+        ) from error
+
+
+def _no_memory_for_weights(config: Any) -> AbstractContextManager[Any]:
+    """Large models on the meta device (weights are assigned later); small ones as they are: faster."""
+    if config.text_config.hidden_size < 512:
+        return nullcontext()
+    from accelerate import init_empty_weights
+
+    return cast(AbstractContextManager[Any], init_empty_weights(include_buffers=False))
+
+
+def _load_saved_tokenizer(folder: Path) -> Any:
+    """Folders that tubelet wrote hold a tokenizer.json: no need to guess a tokenizer class."""
+    from transformers import PreTrainedTokenizerFast
+
+    try:
+        return PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"cannot load the tokenizer in {folder}: {_first_line(error)}") from error
 
 
 def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
@@ -174,10 +213,10 @@ def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def check_tensors(folder: Path, model: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> None:
+def check_tensors(folder: Path, model: SpaceVLLM, state: Mapping[str, torch.Tensor]) -> None:
     """ModelError that names every missing, unknown or wrong-shaped tensor (tied ones are stored once)."""
     wanted = model.state_dict()
-    missing = sorted(name for name in wanted if name not in state and not name.endswith("lm_head.weight"))
+    missing = sorted(set(wanted) - set(state) - _tied_names(model.base, "base."))
     unknown = sorted(name for name in state if name not in wanted)
     wrong = sorted(
         f"{name} {tuple(state[name].shape)} instead of {tuple(wanted[name].shape)}"
@@ -186,6 +225,11 @@ def check_tensors(folder: Path, model: torch.nn.Module, state: Mapping[str, torc
     )
     if missing or unknown or wrong:
         raise ModelError(_tensor_report(folder, missing, unknown, wrong))
+
+
+def _tied_names(base: Any, prefix: str) -> set[str]:
+    """Tensors that need not be stored: a head that is the embedding."""
+    return {f"{prefix}lm_head.weight"} if base.config.tie_word_embeddings else set()
 
 
 def _tensor_report(folder: Path, missing: list[str], unknown: list[str], wrong: list[str]) -> str:
@@ -198,14 +242,16 @@ def _tensor_report(folder: Path, missing: list[str], unknown: list[str], wrong: 
 
 
 def _load_tokenizer(folder: Path) -> Any:
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+    from transformers import AutoTokenizer
 
+    template = folder / "chat_template.json"
     try:
-        if (folder / "tokenizer_config.json").is_file():
-            return AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-        return PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        if template.is_file():  # the processor's; the tokenizer's own may know text only
+            tokenizer.chat_template = json.loads(template.read_text(encoding="utf-8"))["chat_template"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"cannot load the tokenizer in {folder}: {_first_line(error)}") from error
+    return tokenizer
 
 
 def _pixel_statistics(folder: Path) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
@@ -247,7 +293,7 @@ def save_bundle(
     data = {
         "model_type": MODEL_TYPE,
         "tubelet_version": __version__,
-        "trained": True,
+        "trained": bundle.trained,
         "base": model.base.config.to_dict(),
         "spacevllm": model.config.to_dict(),
         "pixel_mean": list(bundle.pixel_mean),
@@ -262,7 +308,9 @@ def save_bundle(
     return folder
 
 
-def save_base(bundle: Bundle, folder: Path | str, dtype: torch.dtype | None = None, auxiliary: bool = True) -> Path:
+def save_base(
+    bundle: Bundle, folder: Path | str, dtype: torch.dtype | None = None, auxiliary: bool = True
+) -> Path:
     """Write the base in the stock LLaVA-OneVision layout (model, tokenizer, processor), atomically.
 
     auxiliary: also keep the training-only heads beside it, for a SpaceVLLM that grows from it.
@@ -270,15 +318,17 @@ def save_base(bundle: Bundle, folder: Path | str, dtype: torch.dtype | None = No
     folder = Path(folder)
     with _atomic_folder(folder) as temporary:
         base = bundle.model.base
-        before = base.dtype
-        base.to(dtype or before).save_pretrained(temporary)
-        base.to(before)
+        if dtype not in (None, base.dtype):
+            base = copy.deepcopy(base).to(dtype)  # the model in memory keeps its precision
+        base.save_pretrained(temporary)
         processor = _processor(bundle)
         if processor is not None:
             processor.save_pretrained(temporary)
         bundle.tokenizer.save_pretrained(temporary)
         if auxiliary:
-            heads = {k: v.contiguous() for k, v in bundle.model.state_dict().items() if not k.startswith("base.")}
+            heads = {
+                k: v.contiguous() for k, v in bundle.model.state_dict().items() if not k.startswith("base.")
+            }
             save_file(heads, temporary / _AUXILIARY)
         (temporary / "README.md").write_text(base_card())
     return folder
@@ -286,10 +336,8 @@ def save_base(bundle: Bundle, folder: Path | str, dtype: torch.dtype | None = No
 
 def _saved_state(model: SpaceVLLM) -> dict[str, torch.Tensor]:
     """Names to write: a tied head is left out."""
-    state = dict(model.state_dict())
-    if model.base.config.tie_word_embeddings:
-        state.pop("base.lm_head.weight", None)
-    return state
+    tied = _tied_names(model.base, "base.")
+    return {name: tensor for name, tensor in model.state_dict().items() if name not in tied}
 
 
 class _atomic_folder:
@@ -318,7 +366,11 @@ class _atomic_folder:
 
 def _processor(bundle: Bundle) -> Any:
     """The stock processor, so that transformers alone can load and run the base; None without torchvision."""
-    from transformers import LlavaOnevisionImageProcessor, LlavaOnevisionProcessor, LlavaOnevisionVideoProcessor
+    from transformers import (
+        LlavaOnevisionImageProcessor,
+        LlavaOnevisionProcessor,
+        LlavaOnevisionVideoProcessor,
+    )
 
     size, model = bundle.model.image_size, bundle.model
     square = {"height": size, "width": size}
@@ -344,8 +396,10 @@ def model_card(bundle: Bundle) -> str:
         "---\nlibrary_name: tubelet\ntags: [spatio-temporal-video-grounding]\n---\n\n"
         f"# SpaceVLLM ({n / 1e6:.1f} M parameters)\n\n"
         "A video and a sentence go in, a tube (time span + one box per moment) comes out.\n\n"
-        f"- What it knows: {domain}\n- Frames: up to {config.max_frames}\n- Span read from: {config.span_reader}\n\n"
-        '```python\nimport tubelet\ng = tubelet.load("this folder")\nprint(g.ground("clip.mp4", "a sentence").tube)\n```\n'
+        f"- What it knows: {domain}\n- Frames: up to {config.max_frames}\n"
+        f"- Span read from: {config.span_reader}\n\n"
+        '```python\nimport tubelet\ng = tubelet.load("this folder")\n'
+        'print(g.ground("clip.mp4", "a sentence").tube)\n```\n'
     )
 
 

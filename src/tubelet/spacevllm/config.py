@@ -1,4 +1,4 @@
-"""Settings of a SpaceVLLM model that are not in its LLaVA-OneVision base. Stored in the checkpoint's config.json.
+"""Settings of a SpaceVLLM that are not in its LLaVA-OneVision base. Stored in the checkpoint's config.json.
 
 Every field that the paper leaves open is an option here; docs/papers.md lists them with our defaults.
 """
@@ -21,8 +21,8 @@ class DecoderConfig:
     width, heads, layers: for "projected" only.
     temporal_layers: self-attention over the per-frame vectors (our addition; 0 in the paper).
     grid_position: add a position code to the visual tokens before they are read (our addition).
-    cells: each text-aware visual token also says whether the target is in its cell; this is learnt from the true
-        boxes and added to the scores of cross-attention 2 (our addition).
+    cells: each text-aware visual token also says whether the target is in its cell; this is learnt from the
+        true boxes and added to the scores of cross-attention 2 (our addition).
     """
 
     attention: str = "projected"
@@ -39,6 +39,11 @@ class DecoderConfig:
             raise ModelError(f"decoder.attention is parameter_free or projected, got {self.attention!r}")
         if self.keys not in ("own_frame", "all_frames"):
             raise ModelError(f"decoder.keys is own_frame or all_frames, got {self.keys!r}")
+        if min(self.width, self.heads, self.layers) < 1 or self.temporal_layers < 0:
+            raise ModelError(
+                "decoder.width, decoder.heads and decoder.layers must be at least 1 and "
+                f"decoder.temporal_layers at least 0, got {self.width}, {self.heads}, {self.layers} and {self.temporal_layers}"
+            )
         if self.width % self.heads:
             raise ModelError(f"decoder.width {self.width} is not a multiple of decoder.heads {self.heads}")
 
@@ -47,11 +52,12 @@ class DecoderConfig:
 class SpaceVLLMConfig:
     """
     max_frames: N_v, how many frames are sampled; there are N_v + 1 query tokens, the last for single images.
-    time_layout: where the frame times are told: "list" after the frames (paper), "interleaved" before each frame.
+    time_layout: where frame times are told: "list" after the frames (paper), "interleaved" before each
+        frame, or "none".
     prompts: "full" sentences, or "brief" ones for models with a small vocabulary.
     span_reader: what the span is read from by default: "text" (paper), "activity" or "both" (our additions).
     time_decimals: of the seconds in prompts and answers.
-    snap_answers: training answers name the times of sampled frames instead of the exact seconds (our addition).
+    snap_answers: training answers name times of sampled frames instead of the exact seconds (our addition).
     mid_layer: layer of the LLM whose states also predict activity during training (our addition; 0: none).
     activity: train and use the activity, presence and box-quality heads (our additions).
     presence_threshold: below it the answer is "not in this video".
@@ -86,13 +92,16 @@ class SpaceVLLMConfig:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> SpaceVLLMConfig:
-        known = {f.name for f in fields(cls)}
-        unknown = set(data) - known
+        decoder = data.get("decoder", {})
+        if not isinstance(decoder, Mapping):
+            raise ModelError(f"the checkpoint's decoder settings must hold fields, got {decoder!r}")
+        unknown = set(data) - {f.name for f in fields(cls)}
+        unknown |= {f"decoder.{name}" for name in set(decoder) - {f.name for f in fields(DecoderConfig)}}
         if unknown:
             raise ModelError(
                 f"the checkpoint has settings this tubelet does not know: {', '.join(sorted(unknown))}; "
                 "it was written by a newer version"
             )
         values = dict(data)
-        values["decoder"] = DecoderConfig(**values.get("decoder", {}))
+        values["decoder"] = DecoderConfig(**decoder)
         return cls(**values)

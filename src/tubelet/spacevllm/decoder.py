@@ -1,7 +1,7 @@
 """The query-guided space decoder: all boxes of all frames in one parallel pass (paper, section 3.3).
 
-Inputs are last-layer states of the LLM: query tokens (Q, T, D), visual tokens (Q, T, K, D), the question's text
-tokens (Q, S, D), for Q questions over T frames of K visual tokens.
+Inputs are last-layer states of the LLM: query tokens (Q, T, D), visual tokens (Q, T, K, D), the question's
+text tokens (Q, S, D), for Q questions over T frames of K visual tokens.
 
     cross-attention 1: visual tokens read the text           -> text-aware visual tokens
     cross-attention 2: a frame's query reads visual tokens   -> one vector per frame
@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from tubelet.errors import ModelError
 from tubelet.spacevllm.config import DecoderConfig
 
 
@@ -40,7 +41,7 @@ def cxcywh_to_xyxy(boxes: torch.Tensor) -> torch.Tensor:
     return torch.cat([centre - half, centre + half], dim=-1)
 
 
-class CrossAttention(nn.Module):
+class CrossAttention(nn.Module):  # type: ignore[misc]
     """Multi-head attention with a residual: x reads context. (N, Lx, C), (N, Lc, C) -> (N, Lx, C)."""
 
     def __init__(self, width: int, heads: int) -> None:
@@ -51,7 +52,9 @@ class CrossAttention(nn.Module):
         self.to_kv = nn.Linear(width, 2 * width)
         self.out = nn.Linear(width, width)
 
-    def forward(self, x: torch.Tensor, context: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self, x: torch.Tensor, context: torch.Tensor, mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
         n, length, width = x.shape
         q = self.to_q(self.norm(x)).view(n, length, self.heads, -1).transpose(1, 2)
         k, v = self.to_kv(context).view(n, context.shape[1], 2, self.heads, -1).permute(2, 0, 3, 1, 4)
@@ -59,7 +62,7 @@ class CrossAttention(nn.Module):
         return x + self.out(attended.transpose(1, 2).reshape(n, length, width))
 
 
-class FeedForward(nn.Module):
+class FeedForward(nn.Module):  # type: ignore[misc]
     def __init__(self, width: int, factor: int = 2) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
@@ -71,8 +74,8 @@ class FeedForward(nn.Module):
         return y
 
 
-class CellMatch(nn.Module):
-    """Does a visual token hold what the question's last word stands for? (N, L, C), (N, C) -> (N, L) logits."""
+class CellMatch(nn.Module):  # type: ignore[misc]
+    """Does a visual token hold what the question's last word means? (N, L, C), (N, C) -> (N, L) logits."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -85,7 +88,7 @@ class CellMatch(nn.Module):
         return match + self.bias
 
 
-class DecoderLayer(nn.Module):
+class DecoderLayer(nn.Module):  # type: ignore[misc]
     def __init__(self, width: int, heads: int, cells: bool) -> None:
         super().__init__()
         self.cells = CellMatch(width) if cells else None
@@ -96,8 +99,8 @@ class DecoderLayer(nn.Module):
         self.feed_forward = FeedForward(width)
 
 
-class TemporalLayer(nn.Module):
-    """Self-attention over the T per-frame vectors of one question, in both directions of time (our addition)."""
+class TemporalLayer(nn.Module):  # type: ignore[misc]
+    """Self-attention over the T per-frame vectors of one question, both ways in time (our addition)."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -110,7 +113,7 @@ class TemporalLayer(nn.Module):
         return y
 
 
-class SpaceDecoder(nn.Module):
+class SpaceDecoder(nn.Module):  # type: ignore[misc]
     """See the module's text. `hidden_size` is the LLM's D."""
 
     def __init__(self, hidden_size: int, config: DecoderConfig) -> None:
@@ -119,12 +122,21 @@ class SpaceDecoder(nn.Module):
         projected = config.attention == "projected"
         width = config.width if projected else hidden_size
         self.width = width
+        if config.temporal_layers and width % config.heads:
+            raise ModelError(
+                f"decoder.temporal_layers need a width that decoder.heads ({config.heads}) divides; "
+                f"a parameter_free decoder has the language model's width, here {width}"
+            )
         if projected:
             self.query_in = nn.Linear(hidden_size, width)
             self.visual_in = nn.Linear(hidden_size, width)
             self.text_in = nn.Linear(hidden_size, width)
-            self.layers = nn.ModuleList(DecoderLayer(width, config.heads, config.cells) for _ in range(config.layers))
-        self.temporal = nn.ModuleList(TemporalLayer(width, config.heads) for _ in range(config.temporal_layers))
+            self.layers = nn.ModuleList(
+                DecoderLayer(width, config.heads, config.cells) for _ in range(config.layers)
+            )
+        self.temporal = nn.ModuleList(
+            TemporalLayer(width, config.heads) for _ in range(config.temporal_layers)
+        )
         self.frame_norm = nn.LayerNorm(width)
         self.box_head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 4))
         self.activity_head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 2))
@@ -138,7 +150,7 @@ class SpaceDecoder(nn.Module):
         frame_mask: torch.Tensor,
         text_mask: torch.Tensor,
     ) -> DecoderOutput:
-        """query (Q, T, D), visual (Q, T, K, D), text (Q, S, D), frame_mask (Q, T), text_mask (Q, S); True is real."""
+        """query (Q, T, D), visual (Q, T, K, D), text (Q, S, D); masks (Q, T) and (Q, S), True is real."""
         cells = None
         if self.config.attention == "projected":
             frames, cells = self._projected(query, visual, text, frame_mask, text_mask)
@@ -183,7 +195,9 @@ class SpaceDecoder(nn.Module):
             v = layer.visual_feed_forward(layer.visual_reads_text(v, t, read_text))
             keys = layer.context_norm(v)
             bias = None
-            if layer.cells is not None:  # a text-aware token says whether it holds the target; queries look there
+            if (
+                layer.cells is not None
+            ):  # a text-aware token says whether it holds the target; queries look there
                 cells = layer.cells(keys, last_word).view(n, n_frames, n_visual)
                 bias = cells.to(x.dtype)
             if self.config.keys == "own_frame":
@@ -208,7 +222,7 @@ class SpaceDecoder(nn.Module):
         frame_mask: torch.Tensor,
         text_mask: torch.Tensor,
     ) -> torch.Tensor:
-        """Plain scaled dot-product attention; states are normalised first (no parameters), so logits keep a scale."""
+        """Plain scaled dot-product attention; states are normalised first (no parameters), for scale."""
         n, n_frames, n_visual, size = visual.shape
         x, v, t = (F.layer_norm(s, (size,)) for s in (query, visual, text))
         if self.config.grid_position:

@@ -1,9 +1,10 @@
 """Does a video look like what a small model was trained on?
 
-A pico model answers any video, and its answer on real footage is meaningless: it must say so. The check is a plain
-one: a Gaussian over simple picture statistics of the training pictures, and the distance that 99.9 % of them stay
-below. It knows nothing of sentences, and a strange toy video may pass; real footage rarely does (measured in
-docs/results.md).
+A pico model answers any video, and its answer on real footage is meaningless: it must say so. The check is a
+plain
+one: a Gaussian over simple picture statistics of the training pictures, and the distance that 99.9 % of them
+stay below. It knows nothing of sentences, and a strange toy video may pass; real footage rarely does
+(measured in docs/results.md).
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ def statistics(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
 def fit_domain(rows: npt.NDArray[np.float64]) -> Domain:
     """From statistics (N, F) of N training clips."""
     mean = rows.mean(0)
-    precision = np.linalg.inv(np.cov(rows.T) + 1e-6 * np.eye(rows.shape[1]))
+    covariance = np.cov(rows.T) + 1e-6 * np.eye(rows.shape[1])
+    precision = np.linalg.inv(covariance).astype(np.float64)
     limit = float(np.quantile([_distance(row, mean, precision) for row in rows], 0.999))
     return Domain(tuple(mean.tolist()), tuple(map(tuple, precision.tolist())), limit)
 
@@ -61,13 +63,16 @@ def domain_note(domain: Domain, pixels: npt.NDArray[np.uint8], name: str) -> str
     if far <= domain.limit:
         return None
     return (
-        f"this model knows only {name or 'its training data'}, and this video does not look like it: do not trust "
-        "the answer. For real footage load a full-size model, for example --model path/to/a/SpaceVLLM/folder"
+        f"this model knows only {name or 'its training data'}, and this video does not look like it: "
+        "do not trust the answer. For real footage load a full-size model, for example "
+        "--model path/to/a/SpaceVLLM/folder"
     )
 
 
-def _distance(row: npt.NDArray[np.float64], mean: npt.NDArray[np.float64], precision: npt.NDArray[np.float64]) -> float:
-    return float(np.sqrt(max(0.0, (row - mean) @ precision @ (row - mean))))
+def _distance(
+    row: npt.NDArray[np.float64], mean: npt.NDArray[np.float64], precision: npt.NDArray[np.float64]
+) -> float:
+    return float(np.sqrt(max(0.0, float((row - mean) @ precision @ (row - mean)))))
 
 
 def save_domain(domain: Domain, folder: Path) -> None:

@@ -1,8 +1,8 @@
 """SpaceVLLM as a `Grounder`: encode a video once, ask it many sentences.
 
-    state = g.encode("clip.mp4")                    # decode, vision tower, prefix: once
-    g.ground(state, "the red circle that spins")    # a few milliseconds
-    g.ground_many(state, sentences)                 # packed: one pass for all
+state = g.encode("clip.mp4")                    # decode, vision tower, prefix: once
+g.ground(state, "the red circle that spins")    # a few milliseconds
+g.ground_many(state, sentences)                 # packed: one pass for all
 """
 
 from __future__ import annotations
@@ -82,15 +82,17 @@ class SpaceVLLMGrounder:
             clip, report = read_clip_report(opened, grid, size=(side, side))
             if report.n_missing:
                 notes.append(
-                    f"{report.n_missing} of {report.n_wanted} frames could not be decoded; neighbours stand in"
+                    f"{report.n_missing} of {report.n_wanted} frames could not be decoded; "
+                    "neighbours stand in"
                 )
         decoded = time.perf_counter()
-        return self._encode_clip(clip, name, is_image, notes, decoded - start)
+        state: EncodedVideo = self._encode_clip(clip, name, is_image, notes, decoded - start)
+        return state
 
     def encode_many(self, videos: Iterable[str | Path | Video | Clip]) -> list[EncodedVideo]:
         return [self.encode(video) for video in videos]
 
-    @torch.no_grad()
+    @torch.no_grad()  # type: ignore[untyped-decorator]
     def _encode_clip(
         self, clip: Clip, name: str, is_image: bool, notes: list[str], decode_s: float
     ) -> EncodedVideo:
@@ -124,7 +126,10 @@ class SpaceVLLMGrounder:
         pixels = clip.pixels[keep]
         if pixels.shape[1:3] != (side, side):
             pixels = np.stack(
-                [np.asarray(Image.fromarray(p).resize((side, side), Image.Resampling.BICUBIC)) for p in pixels]
+                [
+                    np.asarray(Image.fromarray(p).resize((side, side), Image.Resampling.BICUBIC))
+                    for p in pixels
+                ]
             )
         return Clip(pixels, replace(grid, frame_index=grid.frame_index[keep], times_s=grid.times_s[keep]))
 
@@ -140,7 +145,8 @@ class SpaceVLLMGrounder:
     ) -> Prediction:
         """When and where one sentence is true. `task` defaults to stvg (rec for a single image).
 
-        svg needs `span`. Raises QueryError for a sentence or task that makes no sense, VideoError for the file.
+        svg needs `span`. Raises QueryError for a sentence or task that makes no sense, VideoError for the
+        file.
         """
         check_query(query)
         state = video if isinstance(video, EncodedVideo) else self.encode(video)
@@ -151,7 +157,7 @@ class SpaceVLLMGrounder:
         video: str | Path | Video | Clip | EncodedVideo,
         queries: Sequence[str],
         task: str | None = None,
-        span: Span | None | Sequence[Span | None] = None,
+        span: Span | Sequence[Span | None] | None = None,
         span_reader: str | None = None,
     ) -> list[Prediction]:
         """All sentences about one video in one packed pass; equal to asking them one by one.
@@ -188,7 +194,9 @@ class SpaceVLLMGrounder:
                 out[k] = self._read(state, asked, row, text, task, spans[k], reader, each)
         return [p for p in out if p is not None]
 
-    def ask(self, video: str | Path | Video | Clip | EncodedVideo, question: str, max_new_tokens: int = 64) -> str:
+    def ask(
+        self, video: str | Path | Video | Clip | EncodedVideo, question: str, max_new_tokens: int = 64
+    ) -> str:
         """A free answer in words (captions, yes/no, questions)."""
         state = video if isinstance(video, EncodedVideo) else self.encode(video)
         ids = encode_query(self.bundle.tokenizer, check_query(question))
@@ -198,16 +206,25 @@ class SpaceVLLMGrounder:
         if task not in TASKS:
             raise QueryError(f"unknown task {task!r}; tasks are {', '.join(TASKS)}")
         if task not in GROUND_TASKS:
-            raise QueryError(f"SpaceVLLM grounds {', '.join(GROUND_TASKS)}; for {task} use ask(), or another model")
+            raise QueryError(
+                f"SpaceVLLM grounds {', '.join(GROUND_TASKS)}; for {task} use ask(), or another model"
+            )
         if task in ("stvg", "tvg", "svg") and state.is_image:
             raise QueryError(f"task {task} asks about time, but {state.name} is a single image: use task rec")
 
-    def _ask(self, state: EncodedVideo, questions: list[list[int]], text: bool, tokens: int | None = None) -> Asked:
+    def _ask(
+        self, state: EncodedVideo, questions: list[list[int]], text: bool, tokens: int | None = None
+    ) -> Asked:
         layout = self.bundle.layout
         limit = (tokens or _ANSWER_TOKENS[self.config.prompts]) if text else 0
-        return self.model.ask(
-            state.prefix, [[*q, *layout.tail] for q in questions], [len(q) for q in questions], limit, layout.end[0]
+        asked: Asked = self.model.ask(
+            state.prefix,
+            [[*q, *layout.tail] for q in questions],
+            [len(q) for q in questions],
+            limit,
+            layout.end[0],
         )
+        return asked
 
     def _text(self, ids: Sequence[int]) -> str:
         text: str = self.bundle.tokenizer.decode(ids, skip_special_tokens=True)
@@ -238,7 +255,10 @@ class SpaceVLLMGrounder:
             span = given.clip(0.0, grid.duration_s) if given is not None else None
             if span is None:
                 return self._prediction(
-                    state, query, task, failure=f"the given span lies outside the video (0-{grid.duration_s:g} s)"
+                    state,
+                    query,
+                    task,
+                    failure=f"the given span lies outside the video (0-{grid.duration_s:g} s)",
                 )
             return self._prediction(state, query, task, self._tube(span, reading, grid, 1.0, query), **common)
         if task == "rec":
@@ -304,5 +324,9 @@ class SpaceVLLMGrounder:
                 "trained": self.bundle.trained,
             },
             notes=state.notes
-            + (() if self.bundle.trained else ("the space decoder of this model is untrained: answers are random",)),
+            + (
+                ()
+                if self.bundle.trained
+                else ("the space decoder of this model is untrained: answers are random",)
+            ),
         )

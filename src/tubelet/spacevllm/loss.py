@@ -1,4 +1,4 @@
-"""The losses of SpaceVLLM (paper, equation 3): text cross-entropy + L1 and GIoU of the boxes; and our additions.
+"""The losses of SpaceVLLM (paper, equation 3): text cross-entropy, L1 and GIoU of boxes; and our additions.
 
     L = text + lambda * (lambda_1 * L1 + lambda_2 * (1 - GIoU)) + activity + presence + quality + middle
 
@@ -34,7 +34,9 @@ class LossWeights:
 def giou(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Generalised IoU of paired xyxy boxes (..., 4) -> (...,), in [-1, 1] (Rezatofighi et al. 2019)."""
     overlap, union = _overlap_and_union(a, b)
-    hull = (torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])).clamp_min(0).prod(-1)
+    hull = (
+        (torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])).clamp_min(0).prod(-1)
+    )
     return overlap / union.clamp_min(1e-9) - (hull - union) / hull.clamp_min(1e-9)
 
 
@@ -45,7 +47,9 @@ def box_iou(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 def _overlap_and_union(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    shared = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp_min(0).prod(-1)
+    shared = (
+        (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp_min(0).prod(-1)
+    )
     areas = [(box[..., 2:] - box[..., :2]).clamp_min(0).prod(-1) for box in (a, b)]
     return shared, areas[0] + areas[1] - shared
 
@@ -98,7 +102,7 @@ def space_losses(output: DecoderOutput, truth: SpaceTruth) -> dict[str, torch.Te
 
 
 def cell_targets(boxes_cxcywh: torch.Tensor, n_cells: int) -> torch.Tensor:
-    """How much of a box is in each cell of a square grid: (N, 4) -> (N, K), shared area over the smaller area."""
+    """Share of a box in each cell of a square grid, (N, 4) -> (N, K): shared area over the smaller area."""
     side = math.isqrt(n_cells)
     at = torch.arange(n_cells, device=boxes_cxcywh.device)
     corner = torch.stack([at % side, at // side], dim=-1) / side

@@ -1,8 +1,9 @@
 """SpaceVLLM as a torch module: a stock LLaVA-OneVision plus the space decoder.
 
-The base is transformers' `LlavaOnevisionForConditionalGeneration`, unchanged: the query tokens are rows of its own
-vocabulary, placed among the video placeholders, so the stock forward splices the picture features around them
-(tests compare with it). This module adds the packed layout, the prefix cache and the decoder on the last layer.
+The base is transformers' `LlavaOnevisionForConditionalGeneration`, unchanged: the query tokens are rows of
+its own vocabulary, placed among the video placeholders, so the stock forward splices the picture features
+around them (tests compare with it). This module adds the packed layout, the prefix cache and the decoder on
+the last layer.
 
 Two ways through it, equal within rounding:
   `forward(packed, ...)`            training: prefix and all suffixes in one pass, with gradients;
@@ -15,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from transformers import LlavaOnevisionForConditionalGeneration
 from transformers.cache_utils import DynamicCache
@@ -35,7 +37,7 @@ class TrainOutput:
 
 @dataclass(frozen=True, slots=True)
 class PrefixState:
-    """A video, read once: KV cache of the prefix and last-layer states of its visual and query tokens (B = 1)."""
+    """A video, read once: KV cache of the prefix, last states of its visual and query tokens (B = 1)."""
 
     cache: tuple[tuple[torch.Tensor, torch.Tensor], ...]
     length: int
@@ -52,7 +54,7 @@ class Asked:
     answer_logprobs: list[float] = field(default_factory=list)  # mean log-probability per answer
 
 
-class SpaceVLLM(nn.Module):
+class SpaceVLLM(nn.Module):  # type: ignore[misc]
     def __init__(self, base: LlavaOnevisionForConditionalGeneration, config: SpaceVLLMConfig) -> None:
         super().__init__()
         self.base = base
@@ -69,7 +71,7 @@ class SpaceVLLM(nn.Module):
     @property
     def tokens_per_frame(self) -> int:
         vision = self.base.config.vision_config
-        return (-(-(vision.image_size // vision.patch_size) // 2)) ** 2
+        return int((-(-(vision.image_size // vision.patch_size) // 2)) ** 2)
 
     @property
     def image_size(self) -> int:
@@ -92,7 +94,7 @@ class SpaceVLLM(nn.Module):
         return torch.cat(parts)
 
     def embed(self, packed: Packed, features: torch.Tensor) -> torch.Tensor:
-        """Token embeddings (B, L, D) with the frames' features spliced in; features (N, K, D), N frames in order."""
+        """Token embeddings (B, L, D) with features spliced in; features (N, K, D) of N frames in order."""
         embeds: torch.Tensor = self.base.get_input_embeddings()(packed.ids)
         row, frame = packed.frame_mask.nonzero(as_tuple=True)
         where = packed.visual_at[row, frame]  # (N, K)
@@ -143,9 +145,11 @@ class SpaceVLLM(nn.Module):
     def _middle(self, hidden: torch.Tensor, packed: Packed) -> torch.Tensor:
         """(Q, T, K): does a visual token match the question's last word, at a middle layer?
 
-        Makes the middle layer hold "what goes on here", so that answer tokens, which read only lower layers, can
-        find the frames where it starts and ends.
+        Makes the middle layer hold "what goes on here", so that answer tokens, which read only lower layers,
+        can find the frames where it starts and ends.
         """
+        # inner layers are not normalised, and grow in training
+        hidden = F.layer_norm(hidden, hidden.shape[-1:])
         row = packed.question_row
         last = packed.text_at.gather(1, packed.text_mask.sum(1, keepdim=True) - 1)[:, 0]
         asks = self.middle_text(hidden[row, last])
@@ -155,7 +159,7 @@ class SpaceVLLM(nn.Module):
 
     # --- inference -------------------------------------------------------------------------------
 
-    @torch.no_grad()
+    @torch.no_grad()  # type: ignore[untyped-decorator]
     def encode_prefix(self, packed: Packed, pixels: torch.Tensor) -> PrefixState:
         """Read one video (packed: one row, no suffixes; pixels (T, 3, S, S)) once for all questions."""
         embeds = self.embed(packed, self.frame_features(pixels, VISION_CHUNK))
@@ -168,7 +172,7 @@ class SpaceVLLM(nn.Module):
             layers, embeds.shape[1], _gather(hidden, packed.visual_at)[0], _gather(hidden, packed.query_at)[0]
         )
 
-    @torch.no_grad()
+    @torch.no_grad()  # type: ignore[untyped-decorator]
     def ask(
         self,
         state: PrefixState,
@@ -177,7 +181,7 @@ class SpaceVLLM(nn.Module):
         max_new_tokens: int = 0,
         end_token: int = -1,
     ) -> Asked:
-        """Q questions at once: ids of question + tail each; the first `question_lengths[q]` ids are the words.
+        """Q questions at once: ids of question + tail each; the first `question_lengths[q]` ids are words.
 
         max_new_tokens > 0 also writes answers, greedily, all questions in step.
         """

@@ -4,8 +4,8 @@
     positions:    0..P-1 | P..      | P..      |       (every suffix restarts at P)
     attention:    causal; a suffix sees the prefix and itself, nothing of other suffixes
 
-Because the prefix precedes every suffix and sees none of them, its states, its KV cache and its gradients are shared
-by all questions. This is where "4-10 supervised questions for the price of one video" comes from.
+Because the prefix precedes every suffix and sees none of them, its states, its KV cache and its gradients are
+shared by all questions. This is where "4-10 supervised questions for the price of one video" comes from.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ IGNORE = -100
 
 @dataclass(frozen=True, slots=True)
 class Suffix:
-    """One question: ids of its words, of the turn's tail, and (in training) of the answer with its end token."""
+    """One question: ids of its words, of the turn's tail, and (in training) of answer and end token."""
 
     question: tuple[int, ...]
     tail: tuple[int, ...]
@@ -129,8 +129,10 @@ def block_mask(segment: torch.Tensor) -> torch.Tensor:
     return (mask | torch.eye(length, dtype=torch.bool, device=segment.device))[:, None]
 
 
-def suffix_mask(segment: torch.Tensor, prefix_length: int, past_segment: torch.Tensor | None = None) -> torch.Tensor:
-    """The same rule when the prefix is in the cache: (1, 1, n, P + past + n) for suffix tokens of `segment` (n,).
+def suffix_mask(
+    segment: torch.Tensor, prefix_length: int, past_segment: torch.Tensor | None = None
+) -> torch.Tensor:
+    """The same rule, with the prefix in the cache: (1, 1, n, P + past + n) for suffix tokens `segment` (n,).
 
     past_segment: (m,) segments of suffix tokens that are already in the cache, after the prefix.
     """
@@ -138,5 +140,7 @@ def suffix_mask(segment: torch.Tensor, prefix_length: int, past_segment: torch.T
     before = past_segment if past_segment is not None else segment[:0]
     prefix = torch.ones(n, prefix_length, dtype=torch.bool, device=segment.device)
     earlier = segment[:, None] == before[None, :]
-    now = (segment[:, None] == segment[None, :]) & torch.ones(n, n, dtype=torch.bool, device=segment.device).tril()
+    now = (segment[:, None] == segment[None, :]) & torch.ones(
+        n, n, dtype=torch.bool, device=segment.device
+    ).tril()
     return torch.cat([prefix, earlier, now], dim=1)[None, None]

@@ -1,7 +1,8 @@
-"""What SpaceVLLM reads and writes as text: prompt layout, questions, answers, and reading a span from an answer.
+"""What SpaceVLLM reads and writes as text: prompt layout, questions, answers, reading a span from an answer.
 
-The prompt is one chat turn. Everything before the question (its *prefix*: the frames, their query tokens, their
-times) does not depend on the question, so it is computed once per video; a *suffix* is one question and its answer:
+The prompt is one chat turn. Everything before the question (its *prefix*: the frames, their query tokens,
+their times) does not depend on the question, so it is computed once per video; a *suffix* is one question and
+its answer:
 
     prefix:  head [frame 0 tokens] <r_0> ... [frame T-1 tokens] <r_T-1> between (times)
     suffix:  question tail answer
@@ -58,7 +59,9 @@ def question_text(config: SpaceVLLMConfig, task: str, query: str, span: Span | N
         return query
     if task == "svg":
         if span is None:
-            raise QueryError("task svg asks where something is in a given span: give span=Span(start_s, end_s)")
+            raise QueryError(
+                "task svg asks where something is in a given span: give span=Span(start_s, end_s)"
+            )
         return templates[task].format(
             query=query, start=seconds(config, span.start_s), end=seconds(config, span.end_s)
         )
@@ -85,7 +88,7 @@ def seconds(config: SpaceVLLMConfig, time_s: float) -> str:
 def snapped(span: Span, times_s: npt.NDArray[np.float64], duration_s: float) -> tuple[float, float]:
     """The span in times of sampled frames: the first frame inside and the first frame after it (or the end).
 
-    A start and an end that are frame times can be copied from the prompt; the error is less than one frame step.
+    A start and an end that are frame times can be copied from the prompt; the error is below one frame step.
     """
     inside = np.nonzero((times_s >= span.start_s) & (times_s < span.end_s))[0]
     if len(inside) == 0:
@@ -103,7 +106,9 @@ _PAIR = re.compile(
     _NUMBER + _UNIT + r"\s*(?:to|and|until|till|through|->|-|–|—|~|,)\s*" + _NUMBER + _UNIT, re.IGNORECASE
 )
 _ANY_NUMBER = re.compile(_NUMBER, re.IGNORECASE)
-_ABSENT = re.compile(r"\bnot (?:in|present|shown|visible|happen|occur)|\bdoes not|\bno such|\bnever\b", re.IGNORECASE)
+_ABSENT = re.compile(
+    r"\bnot (?:in|present|shown|visible|happen|occur)|\bdoes not|\bno such|\bnever\b", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +123,8 @@ class SpanAnswer:
 def parse_span(text: str, duration_s: float) -> SpanAnswer:
     """Read a span from any model's words; never raises.
 
-    Understands "from 3.1s to 5.6s", "3.1 - 5.6 seconds", "00:03 to 00:05", the last two numbers of a sentence;
-    reversed numbers are put in order, times after the end of the video are cut at it.
+    Understands "from 3.1s to 5.6s", "3.1 - 5.6 seconds", "00:03 to 00:05", the last two numbers of a
+    sentence; reversed numbers are put in order, times after the end of the video are cut at it.
     """
     pairs = _PAIR.findall(text)
     if pairs:
@@ -132,7 +137,9 @@ def parse_span(text: str, duration_s: float) -> SpanAnswer:
             return SpanAnswer(problem=f"no two times in the answer {text[:80]!r}")
     start, end = sorted(values)
     if start >= duration_s:
-        return SpanAnswer(problem=f"the answer's span starts at {start:g} s, after the video's end ({duration_s:g} s)")
+        return SpanAnswer(
+            problem=f"the answer's span starts at {start:g} s, after the video's end ({duration_s:g} s)"
+        )
     end = min(end, duration_s)
     if end <= start:
         return SpanAnswer(problem=f"the answer's span is empty ({start:g} s to {end:g} s)")
@@ -152,7 +159,9 @@ def check_query(query: str) -> str:
         raise QueryError(f"a query is a sentence (text), got {type(query).__name__}")
     text = " ".join(query.split())
     if not text:
-        raise QueryError("the sentence is empty: say what to look for, for example 'the red circle that spins'")
+        raise QueryError(
+            "the sentence is empty: say what to look for, for example 'the red circle that spins'"
+        )
     if len(text) > MAX_QUERY_CHARACTERS:
         raise QueryError(
             f"the sentence has {len(text)} characters, at most {MAX_QUERY_CHARACTERS} are read: "
@@ -187,7 +196,7 @@ class Prefix:
 
 
 def make_layout(tokenizer: Any, video_token: str, max_frames: int) -> PromptLayout:
-    """Read the layout off the tokenizer. max_frames = 0: a base model, whose vocabulary has no query tokens."""
+    """Read the layout off the tokenizer. max_frames = 0: a base model without query tokens."""
     messages = [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": _SENTINEL}]}]
     try:
         text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
@@ -216,7 +225,7 @@ def encode(tokenizer: Any, text: str) -> list[int]:
 
 
 def encode_query(tokenizer: Any, text: str) -> list[int]:
-    """User text to ids in which no special token can be smuggled: "<video>" in a sentence is just these letters."""
+    """User text to ids; no special token can be smuggled in: "<video>" in it is just these letters."""
     ids: list[int] = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
     return ids
 
@@ -257,7 +266,8 @@ def make_prefix(
         listed = ",".join(seconds(config, float(t)) for t in times_s)
         ids += encode(
             tokenizer,
-            f"The video lasts for {seconds(config, duration_s)}, and {n} frames are uniformly sampled from it. "
+            f"The video lasts for {seconds(config, duration_s)}, "
+            f"and {n} frames are uniformly sampled from it. "
             f"These frames are located at {listed}.\n",
         )
     return Prefix(np.array(ids, dtype=np.int64), visual_at, query_at, newline_at)

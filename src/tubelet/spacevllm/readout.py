@@ -1,7 +1,8 @@
 """From decoder outputs and answer texts to a tube: which frames, which span, which boxes, how sure.
 
-Three ways to read the span (`span_reader`): "text" parses the answer (paper); "activity" takes the window that is
-best under the per-frame activity probabilities; "both" averages the two where they agree (our additions).
+Three ways to read the span (`span_reader`): "text" parses the answer (paper); "activity" takes the window
+that is best under the per-frame activity probabilities; "both" averages the two where they agree (our
+additions).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ FloatArray = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class FrameReading:
-    """Decoder outputs of one question on the CPU: boxes (T, 4) xyxy, activity, quality (T,) and presence in [0, 1]."""
+    """Decoder outputs of one question, in [0, 1]: boxes (T, 4) xyxy, activity and quality (T,), presence."""
 
     boxes_xyxy: FloatArray
     activity: FloatArray
@@ -31,8 +32,9 @@ class FrameReading:
 def best_window(probability: npt.ArrayLike, weight: npt.ArrayLike) -> tuple[int, int, float]:
     """The run of frames a..b (inclusive) with the highest expected tIoU, and that value.
 
-    With independent frame probabilities p and frame lengths w (seconds), the IoU of a window W with the true set is
-    estimated by  sum_W(p w) / (sum_W(w) + sum_outside(p w)), a ratio of expectations. All O(T^2) windows are tried.
+    With independent frame probabilities p and frame lengths w (seconds), the IoU of a window W with the true
+    set is estimated by  sum_W(p w) / (sum_W(w) + sum_outside(p w)), a ratio of expectations. All O(T^2)
+    windows are tried.
     """
     p, w = np.asarray(probability, dtype=np.float64), np.asarray(weight, dtype=np.float64)
     mass = np.concatenate([[0.0], np.cumsum(p * w)])
@@ -67,9 +69,7 @@ def read_span(
             return None, 0.0, answer.problem
         return answer.span, expected_tiou(answer.span, reading.activity, edges), None
     if answer.span is not None and answer.span.iou(active) >= 0.5:
-        middle = Span(
-            (answer.span.start_s + active.start_s) / 2, (answer.span.end_s + active.end_s) / 2
-        )
+        middle = Span((answer.span.start_s + active.start_s) / 2, (answer.span.end_s + active.end_s) / 2)
         return middle, expected_tiou(middle, reading.activity, edges), None
     return active, sure, None
 
@@ -91,4 +91,6 @@ def make_tube(
         rows = np.concatenate([rows, at])[order]
         quality = np.concatenate([quality, np.interp(ends, grid.times_s, reading.quality)])[order]
         times = np.concatenate([times, ends])[order]
-    return Tube(span, times, rows, score=float(np.clip(score, 0, 1)), box_scores=np.clip(quality, 0, 1), label=label)
+    return Tube(
+        span, times, rows, score=float(np.clip(score, 0, 1)), box_scores=np.clip(quality, 0, 1), label=label
+    )

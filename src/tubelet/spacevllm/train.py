@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 
 from tubelet.errors import RecipeError
 from tubelet.spacevllm.batch import Batch, collate, normalise
-from tubelet.spacevllm.checkpoint import Bundle, new_pico, load_bundle, save_base, save_bundle, with_queries
+from tubelet.spacevllm.checkpoint import Bundle, load_bundle, new_pico, save_base, save_bundle, with_queries
 from tubelet.spacevllm.loss import middle_loss, space_losses, text_loss, total_loss
 from tubelet.training.loop import Job
 from tubelet.training.recipe import Recipe, Stage
@@ -18,13 +19,15 @@ from tubelet.training.samples import world_batch
 
 
 def make_job(recipe: Recipe) -> Job:
-    """Model, data and loss of a recipe. A pico-base has no query tokens; spacevllm grows from `recipe.start`."""
+    """Model, data and loss of a recipe. A pico-base has no query tokens; spacevllm grows from `start`."""
     torch.manual_seed(recipe.seed)
     if recipe.model == "pico-base":
         bundle = load_bundle(recipe.start, recipe.spacevllm) if recipe.start else new_pico(recipe.spacevllm)
     else:
         if not recipe.start:
-            raise RecipeError("a spacevllm recipe grows from a base: set start to pico-base, a folder or a hub id")
+            raise RecipeError(
+                "a spacevllm recipe grows from a base: set start to pico-base, a folder or a hub id"
+            )
         bundle = with_queries(load_bundle(recipe.start, recipe.spacevllm), recipe.spacevllm)
     bundle.model.train()
     bundle.model.requires_grad_(True)
@@ -47,11 +50,13 @@ def make_job(recipe: Recipe) -> Job:
         if recipe.model == "pico-base":
             save_base(bundle, folder)
         else:
-            save_bundle(bundle, folder)
+            save_bundle(replace(bundle, trained=True), folder)
 
     return Job(bundle.model, make_batch, loss, save)
 
 
 def make_world_batch(bundle: Bundle, mix: Any, k: int) -> Batch:
     samples = world_batch(mix, k)
-    return collate(samples, bundle.model.config, bundle.layout, bundle.tokenizer, bundle.model.tokens_per_frame)
+    return collate(
+        samples, bundle.model.config, bundle.layout, bundle.tokenizer, bundle.model.tokens_per_frame
+    )

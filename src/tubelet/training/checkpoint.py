@@ -1,7 +1,7 @@
 """Resumable checkpoints without pickles: safetensors for tensors, JSON for the rest, written atomically.
 
-A checkpoint is a folder `checkpoint-<n>`; it is written under a temporary name and renamed when complete, so a run
-killed at any moment leaves the previous one intact. The two newest are kept.
+A checkpoint is a folder `checkpoint-<n>`; it is written under a temporary name and renamed when complete, so
+a run killed at any moment leaves the previous one intact. The two newest are kept.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from tubelet.errors import ModelError
@@ -70,20 +71,37 @@ def read_progress(path: Path) -> Progress:
     try:
         return Progress(**json.loads((path / "progress.json").read_text())["progress"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{path} is not a checkpoint of this version: {error!r}; delete it to start over") from error
+        raise ModelError(
+            f"{path} is not a checkpoint of this version: {error!r}; delete it to start over"
+        ) from error
 
 
 def load_model_state(path: Path, model: torch.nn.Module) -> None:
-    missing, unexpected = model.load_state_dict(load_file(path / "model.safetensors"), strict=False)
-    # tied weights are stored once
-    missing = [name for name in missing if not name.endswith("lm_head.weight")]
+    try:
+        state = load_file(path / "model.safetensors")
+        missing, unexpected = model.load_state_dict(state, strict=False)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"cannot read {path}: {error}; delete it to go on from the one before") from error
+    except RuntimeError as error:  # wrong shapes; torch lists them all
+        raise ModelError(f"{path} is of another model: {' '.join(str(error).split())[:300]}") from error
+    own = model.state_dict()
+    loaded = {own[name].data_ptr() for name in state if name in own}
+    # tied tensors are stored once
+    missing = [name for name in missing if own[name].data_ptr() not in loaded]
     if missing or unexpected:
-        raise ModelError(f"{path} is of another model: missing {missing[:5]}, not known {list(unexpected)[:5]}")
+        raise ModelError(
+            f"{path} is of another model: missing {missing[:5]}, not known {list(unexpected)[:5]}"
+        )
 
 
 def load_optimiser_state(path: Path, optimisers: Sequence[torch.optim.Optimizer]) -> None:
     tensors = load_file(path / "optimiser.safetensors")
     scalars = json.loads((path / "progress.json").read_text())["scalars"]
+    if len(scalars) != len(optimisers):
+        raise ModelError(
+            f"{path} was written with {len(scalars)} optimiser(s), the recipe now has {len(optimisers)}: "
+            "go on with the old recipe, or start over in a new folder"
+        )
     for k, optimiser in enumerate(optimisers):
         state: dict[int, dict[str, Any]] = {}
         for key, value in (*tensors.items(), *((f"{k}.{n}", v) for n, v in scalars[k].items())):

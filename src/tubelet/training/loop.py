@@ -1,7 +1,8 @@
 """The training loop: any model, any loss, one process or many (accelerate), CPU or GPU, resumable.
 
-It knows batches, losses and steps; it does not know what is learnt. A `Job` says that: how to make batch k, what its
-loss is, how to save the result. Batch k depends on k alone, so a resumed run continues as if never stopped.
+It knows batches, losses and steps; it does not know what is learnt. A `Job` says that: how to make batch k,
+what its loss is, how to save the result. Batch k depends on k alone, so a resumed run continues as if never
+stopped.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ log = logging.getLogger(__name__)
 class Job:
     """
     model: what is trained. make_batch(stage, k): batch number k of a stage, called in data workers.
-    loss(model, batch, stage): (loss, parts for the log, number of questions). save(folder): write the final model.
+    loss(model, batch, stage): (loss, parts for the log, number of questions). save(folder): write the final
+    model.
     validate(model): numbers for the log, or None.
     """
 
@@ -47,9 +49,13 @@ class Job:
     validate: Callable[[torch.nn.Module], dict[str, float]] | None = None
 
 
-def train(recipe: Recipe, job: Job, resume: bool = True, on_step: Callable[[Progress, dict[str, float]], None] | None
-          = None) -> Progress:
-    """Run all stages; returns the final progress. With `resume`, continues from the newest checkpoint in the folder."""
+def train(
+    recipe: Recipe,
+    job: Job,
+    resume: bool = True,
+    on_step: Callable[[Progress, dict[str, float]], None] | None = None,
+) -> Progress:
+    """Run all stages; returns the final progress. `resume`: go on from the folder's newest checkpoint."""
     from accelerate import Accelerator
     from accelerate.utils import set_seed
 
@@ -81,8 +87,15 @@ def train(recipe: Recipe, job: Job, resume: bool = True, on_step: Callable[[Prog
         prepared = [accelerator.prepare(o) for o in optimisers]
         world, rank = accelerator.num_processes, accelerator.process_index
         batches = iter(
-            _loader(job, stage, progress.step * stage.accumulate, stage.steps * stage.accumulate, world, rank,
-                    recipe.workers)
+            _loader(
+                job,
+                stage,
+                progress.step * stage.accumulate,
+                stage.steps * stage.accumulate,
+                world,
+                rank,
+                recipe.workers,
+            )
         )
         while progress.step < stage.steps:
             rate = schedule(stage.optimiser, progress.step, stage.steps)
@@ -140,7 +153,9 @@ def _step(
                 accelerator.backward(loss / stage.accumulate)
         asked += count
         for name, value in parts.items():
-            total[name] = total.get(name, torch.zeros((), device=value.device)) + value.detach() / stage.accumulate
+            total[name] = (
+                total.get(name, torch.zeros((), device=value.device)) + value.detach() / stage.accumulate
+            )
     return total, asked
 
 
@@ -158,7 +173,7 @@ def peaks(optimiser: Optimiser) -> list[float]:
 
 
 def make_optimisers(model: torch.nn.Module, settings: Optimiser) -> list[torch.optim.Optimizer]:
-    """AdamW for everything, or AdamW for vectors, tables and heads and Muon (Jordan 2024) for inner matrices."""
+    """AdamW for all, or AdamW for vectors, tables and heads and Muon (Jordan 2024) for inner matrices."""
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     inner = [n for n, p in named if p.ndim == 2 and settings.kind == "muon" and not _is_table(n)]
     rest = [(n, p) for n, p in named if n not in set(inner)]
@@ -181,11 +196,20 @@ def make_optimisers(model: torch.nn.Module, settings: Optimiser) -> list[torch.o
 
 
 def _is_table(name: str) -> bool:
-    return any(word in name for word in ("embed", "lm_head", "position_embedding", "box_head.2", "activity_head.2",
-                                         "presence_head.2"))
+    return any(
+        word in name
+        for word in (
+            "embed",
+            "lm_head",
+            "position_embedding",
+            "box_head.2",
+            "activity_head.2",
+            "presence_head.2",
+        )
+    )
 
 
-class _Stream(IterableDataset[Any]):
+class _Stream(IterableDataset[Any]):  # type: ignore[misc]
     """Batches first..last of this process, dealt to data workers in turn so that their order is kept."""
 
     def __init__(self, job: Job, stage: Stage, first: int, last: int, world: int, rank: int) -> None:
@@ -231,5 +255,11 @@ def _log(folder: Path, stage: Stage, progress: Progress, numbers: dict[str, floa
     with (folder / "log.jsonl").open("a") as file:
         file.write(json.dumps(record) + "\n")
     rate = progress.questions / max(progress.seconds, 1e-9)
-    log.info("%s %d/%d  %.0f questions/s  %s", stage.name, progress.step, stage.steps, rate,
-             " ".join(f"{k} {v:.3f}" for k, v in numbers.items()))
+    log.info(
+        "%s %d/%d  %.0f questions/s  %s",
+        stage.name,
+        progress.step,
+        stage.steps,
+        rate,
+        " ".join(f"{k} {v:.3f}" for k, v in numbers.items()),
+    )

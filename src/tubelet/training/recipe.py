@@ -17,8 +17,8 @@ from tubelet.training.samples import WorldMix
 class Optimiser:
     """
     kind: "muon" (orthogonalised momentum for matrices, AdamW for the rest) or "adamw".
-    lr: peak rate of AdamW parameters; muon_lr: of matrices under Muon. Cosine to `final` of the peak, after a linear
-    warm-up over the fraction `warmup` of the stage's steps. clip: gradient norm.
+    lr: peak rate of AdamW parameters; muon_lr: of matrices under Muon. Cosine to `final` of the peak, after a
+    linear warm-up over the fraction `warmup` of the stage's steps. clip: gradient norm.
     """
 
     kind: str = "adamw"
@@ -38,7 +38,7 @@ class Optimiser:
 class Stage:
     """
     steps: optimiser steps, each of `accumulate` batches; data: mixes, one drawn per batch with its weight;
-    train: which parameters learn: "all", "decoder" (queries and decoder), or "lora" (full-size models, see docs).
+    train: which parameters learn: "all", "decoder" (queries and decoder), or "lora" (full-size models).
     """
 
     name: str

@@ -1,0 +1,242 @@
+"""The query-guided space decoder alone: every option, padding, the text's influence, and the cells it learns from."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tubelet.errors import ModelError
+from tubelet.spacevllm.config import DecoderConfig
+from tubelet.spacevllm.decoder import DecoderOutput, SpaceDecoder, cxcywh_to_xyxy, grid_sinusoid, sinusoid
+from tubelet.spacevllm.loss import cell_targets
+
+HIDDEN = 24
+OPTIONS = [
+    DecoderConfig(
+        attention=attention,
+        keys=keys,
+        width=16,
+        heads=2,
+        layers=layers,
+        temporal_layers=temporal,
+        grid_position=grid,
+        cells=cells,
+    )
+    for attention, keys, layers, temporal, grid, cells in itertools.product(
+        ("projected", "parameter_free"),
+        ("own_frame", "all_frames"),
+        (1, 2),
+        (0, 1),
+        (False, True),
+        (False, True),
+    )
+    if attention == "projected" or (layers == 1 and not cells)  # these two belong to "projected"
+]
+
+
+def name_of(config: DecoderConfig) -> str:
+    return "-".join(str(v) for v in asdict(config).values())
+
+
+def inputs(
+    n: int = 2, n_frames: int = 3, n_visual: int = 9, n_text: int = 4, seed: int = 0
+) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        "query": torch.randn(n, n_frames, HIDDEN, generator=generator),
+        "visual": torch.randn(n, n_frames, n_visual, HIDDEN, generator=generator),
+        "text": torch.randn(n, n_text, HIDDEN, generator=generator),
+        "frame_mask": torch.ones(n, n_frames, dtype=torch.bool),
+        "text_mask": torch.ones(n, n_text, dtype=torch.bool),
+    }
+
+
+def made(config: DecoderConfig, seed: int = 0) -> SpaceDecoder:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return SpaceDecoder(HIDDEN, config).eval()
+
+
+def tensors(out: DecoderOutput) -> dict[str, torch.Tensor]:
+    found = {
+        "boxes": out.boxes_cxcywh,
+        "activity": out.activity_logits,
+        "presence": out.presence_logits,
+        "quality": out.quality_logits,
+    }
+    return found if out.cell_logits is None else {**found, "cells": out.cell_logits}
+
+
+@pytest.mark.parametrize("config", OPTIONS, ids=name_of)
+@torch.no_grad()
+def test_every_option(config: DecoderConfig) -> None:
+    """Shapes, ranges; padding is without influence; text and own frame have influence."""
+    decoder, given_ = made(config), inputs()
+    out = decoder(**given_)
+    assert out.boxes_cxcywh.shape == (2, 3, 4) and out.boxes_xyxy.shape == (2, 3, 4)
+    assert out.activity_logits.shape == out.quality_logits.shape == (2, 3)
+    assert out.presence_logits.shape == (2,)
+    assert (out.cell_logits is not None) == config.cells
+    if out.cell_logits is not None:
+        assert out.cell_logits.shape == (2, 3, 9)
+    assert 0 <= float(out.boxes_cxcywh.min()) and float(out.boxes_cxcywh.max()) <= 1
+    assert all(bool(value.isfinite().all()) for value in tensors(out).values())
+
+    # padding: two more frames and three more words of noise, masked, change no real number
+    padded = inputs(2, 5, 9, 7, seed=9)
+    for name in ("query", "visual"):
+        padded[name][:, :3] = given_[name]
+    padded["text"][:, :4] = given_["text"]
+    padded["frame_mask"][:, 3:] = False
+    padded["text_mask"][:, 4:] = False
+    with_padding = decoder(**padded)
+    for name, value in tensors(out).items():
+        other = tensors(with_padding)[name]
+        other = other if name == "presence" else other[:, :3]
+        assert float((other - value).abs().max()) < 1e-5, name
+    unmasked = decoder(**{**padded, "text_mask": torch.ones(2, 7, dtype=torch.bool)})
+    assert float((unmasked.boxes_cxcywh[:, :3] - out.boxes_cxcywh).abs().max()) > 1e-4
+
+    # the text matters, in every output
+    for name, value in tensors(decoder(**{**given_, "text": inputs(seed=5)["text"]})).items():
+        assert float((value - tensors(out)[name]).abs().max()) > 1e-4, name
+
+    # a change in frame 2: own_frame without temporal layers leaves the others alone, all else lets it through
+    changed = {**given_, "visual": given_["visual"].clone()}
+    changed["visual"][:, 2] += 1.5 * torch.randn(2, 9, HIDDEN, generator=torch.Generator().manual_seed(3))
+    moved = (decoder(**changed).boxes_cxcywh - out.boxes_cxcywh).abs().amax((0, 2))
+    assert float(moved[2]) > 1e-4
+    if config.keys == "own_frame" and not config.temporal_layers:
+        assert float(moved[:2].max()) < 1e-6
+    else:
+        assert float(moved[:2].min()) > 1e-6
+
+
+@torch.no_grad()
+def test_questions_of_one_call_are_independent() -> None:
+    for config in OPTIONS[::5]:
+        decoder, both = made(config), inputs(3)
+        together = tensors(decoder(**both))
+        for q in range(3):
+            alone = tensors(decoder(**{name: value[q : q + 1] for name, value in both.items()}))
+            for name, value in alone.items():
+                assert float((together[name][q : q + 1] - value).abs().max()) < 1e-5
+
+
+def test_parameter_free_has_no_attention_parameters() -> None:
+    free = made(DecoderConfig(attention="parameter_free"))
+    names = [name for name, _ in free.named_parameters()]
+    assert {name.split(".")[0] for name in names} == {
+        "frame_norm",
+        "box_head",
+        "activity_head",
+        "presence_head",
+    }
+    assert not any("to_q" in name or "to_kv" in name or "_in." in name for name in names)
+    projected = {name for name, _ in made(DecoderConfig()).named_parameters()}
+    assert any("to_q" in name for name in projected) and "query_in.weight" in projected
+
+
+def test_parameter_free_is_plain_attention() -> None:
+    """Both cross-attentions written out with softmax, before the heads."""
+    given_ = inputs(1, 2, 4, 3)
+    decoder = made(DecoderConfig(attention="parameter_free"))
+    got = decoder._parameter_free(*given_.values())
+
+    def standard(x: torch.Tensor) -> torch.Tensor:
+        return (x - x.mean(-1, keepdim=True)) / (x.var(-1, unbiased=False, keepdim=True) + 1e-5).sqrt()
+
+    q, v, t = (standard(given_[name][0]) for name in ("query", "visual", "text"))
+    scale = 1 / math.sqrt(HIDDEN)
+    v = v + torch.softmax(v @ t.T * scale, -1) @ t
+    for frame in range(2):
+        read = torch.softmax(q[frame] @ v[frame].T * scale, -1) @ v[frame]
+        assert torch.allclose(got[0, frame], q[frame] + read, atol=1e-5)
+
+
+@torch.no_grad()
+def test_cell_logits_steer_the_query() -> None:
+    """Cross-attention 2 looks where the cells say that the target is."""
+    config = DecoderConfig(width=16, heads=2, cells=True)
+    decoder, given_ = made(config), inputs()
+    before = decoder(**given_)
+    decoder.layers[0].cells.bias.fill_(50.0)  # a constant changes no attention weight
+    shifted = decoder(**given_)
+    assert torch.allclose(before.boxes_cxcywh, shifted.boxes_cxcywh, atol=1e-4)
+    decoder.layers[0].cells.visual.weight.mul_(30.0)
+    steered = decoder(**given_)
+    assert float((steered.boxes_cxcywh - before.boxes_cxcywh).abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize(
+    "settings_", [{"attention": "none"}, {"keys": "some"}, {"width": 10, "heads": 4}, {"heads": 0}]
+)
+def test_settings_are_checked(settings_: dict[str, object]) -> None:
+    with pytest.raises(ModelError, match=r"decoder\."):
+        replace(DecoderConfig(), **settings_)
+
+
+def test_temporal_heads_must_divide_the_width() -> None:
+    with pytest.raises(ModelError, match="here 24"):
+        made(DecoderConfig(attention="parameter_free", temporal_layers=1, heads=16))
+
+
+# --- boxes, positions, cells ---------------------------------------------------------------------
+
+
+def test_cxcywh_to_xyxy() -> None:
+    box = torch.tensor([[0.5, 0.4, 0.2, 0.6]])
+    assert torch.allclose(cxcywh_to_xyxy(box), torch.tensor([[0.4, 0.1, 0.6, 0.7]]))
+
+
+def test_positions_tell_cells_apart() -> None:
+    for n, width in ((9, 16), (196, 128), (64, 24)):
+        code = grid_sinusoid(n, width, torch.device("cpu"))
+        assert code.shape == (n, width)
+        apart = (code[:, None] - code[None]).norm(dim=-1) + 10 * torch.eye(n)
+        assert float(apart.min()) > 1e-2
+        side = math.isqrt(n)
+        rows = code[:, : width // 2].view(
+            side, side, -1
+        )  # the first half tells the row, the second the column
+        assert torch.equal(rows[:, 0], rows[:, -1])
+    assert sinusoid(torch.arange(3), 7).shape == (3, 7)
+
+
+coordinate = st.floats(0, 1, allow_nan=False, width=32)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(coordinate, coordinate, coordinate, coordinate), min_size=1, max_size=4),
+    st.integers(1, 6),
+)
+def test_cell_targets_against_brute_force(corners: list[tuple[float, ...]], side: int) -> None:
+    """Each cell's overlap with a box, one by one, over the smaller of the two areas."""
+    boxes = np.array([[min(a, c), min(b, d), max(a, c), max(b, d)] for a, b, c, d in corners])
+    sizes = boxes[:, 2:] - boxes[:, :2]
+    keep = (sizes > 1e-2).all(1)  # rounding swamps slivers
+    boxes, sizes = boxes[keep], sizes[keep]
+    as_centres = np.concatenate([(boxes[:, :2] + boxes[:, 2:]) / 2, sizes], axis=1)
+    got = cell_targets(torch.from_numpy(as_centres), side * side).numpy()
+    assert got.shape == (len(boxes), side * side)
+    for n, (x0, y0, x1, y1) in enumerate(boxes):
+        for k in range(side * side):
+            row, column = divmod(k, side)
+            wide = max(0.0, min(x1, (column + 1) / side) - max(x0, column / side))
+            high = max(0.0, min(y1, (row + 1) / side) - max(y0, row / side))
+            smaller = min((x1 - x0) * (y1 - y0), 1 / side**2)
+            assert got[n, k] == pytest.approx(min(1.0, wide * high / smaller), abs=1e-6)
+
+
+def test_cell_targets_of_the_whole_picture_and_of_nothing() -> None:
+    assert torch.allclose(cell_targets(torch.tensor([[0.5, 0.5, 1.0, 1.0]]), 16), torch.ones(1, 16))
+    assert float(cell_targets(torch.tensor([[0.5, 0.5, 0.0, 0.0]]), 16).max()) == 0.0
+    assert cell_targets(torch.zeros(0, 4), 16).shape == (0, 16)
