@@ -245,7 +245,8 @@ def train(
     if threads:
         torch.set_num_threads(threads)
     loaded = load_recipe(recipe, settings or [])
-    progress = run(loaded, make_job(loaded), resume)
+    with _training_bar(sum(stage.steps for stage in loaded.stages)) as step:
+        progress = run(loaded, make_job(loaded), resume, step)
     typer.echo(
         f"{loaded.folder / 'model'}: {progress.total_steps} steps, {progress.questions} questions, "
         f"{progress.seconds / 60:.1f} minutes"
@@ -331,6 +332,28 @@ def _write_text(path: Path, text: str) -> None:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+@contextmanager
+def _training_bar(total: int) -> Iterator[Callable[[Any, dict[str, float]], None] | None]:
+    """Steps, loss and pairs (video, sentence) per second; on a terminal only, else the log lines tell."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+    logging.getLogger("tubelet").setLevel(logging.WARNING)
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("", total=total)
+
+        def step(progress: Any, numbers: dict[str, float]) -> None:
+            rate = progress.questions / max(progress.seconds, 1e-9)
+            text = f"loss {numbers['loss']:.3f}  {rate:.0f} pairs/s"
+            bar.update(task, completed=progress.total_steps, description=text)
+
+        yield step
 
 
 @contextmanager

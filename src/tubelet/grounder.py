@@ -119,7 +119,7 @@ def find_model(model: str | Path) -> Path:
     if text in embedded:
         return embedded[text]
     path = Path(text).expanduser()
-    if path.is_dir():
+    if text and path.is_dir():
         return path
     if path.is_file():
         raise ModelError(f"{text} is a file; a model is a folder with config.json and safetensors")

@@ -145,12 +145,19 @@ def _load_base(
 
     try:
         base, info = LlavaOnevisionForConditionalGeneration.from_pretrained(
-            str(folder), dtype=dtype, output_loading_info=True, local_files_only=True
+            str(folder),
+            dtype=dtype,
+            output_loading_info=True,
+            local_files_only=True,
+            ignore_mismatched_sizes=True,  # they are an error below, which names them
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"cannot load {folder} as a LLaVA-OneVision model: {_first_line(error)}") from error
     missing = sorted(set(info["missing_keys"]) - _tied_names(base, ""))
-    wrong = sorted(str(entry[0]) for entry in info.get("mismatched_keys", ()))
+    wrong = sorted(
+        f"{name} {tuple(found)} instead of {tuple(wanted)}"
+        for name, found, wanted in info.get("mismatched_keys", ())
+    )
     if missing or wrong:
         raise ModelError(_tensor_report(folder, missing, [], wrong))
     model = SpaceVLLM(base, config).to(dtype).to(device)
@@ -255,13 +262,22 @@ def _load_tokenizer(folder: Path) -> Any:
 
 
 def _pixel_statistics(folder: Path) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    for name in ("video_preprocessor_config.json", "preprocessor_config.json"):
+    """Mean and std of the processor: of its video part where there is one, in old and new file layouts."""
+    for name, part in (
+        ("processor_config.json", "video_processor"),
+        ("video_preprocessor_config.json", None),
+        ("preprocessor_config.json", None),
+    ):
         path = folder / name
         if path.is_file():
-            data = json.loads(path.read_text())
-            if "image_mean" in data and "image_std" in data:
-                mean, std = data["image_mean"], data["image_std"]
-                return (mean[0], mean[1], mean[2]), (std[0], std[1], std[2])
+            try:
+                data = json.loads(path.read_text(encoding="utf-8"))
+                data = data.get(part, {}) if part else data
+                if "image_mean" in data and "image_std" in data:
+                    mean, std = data["image_mean"], data["image_std"]
+                    return (mean[0], mean[1], mean[2]), (std[0], std[1], std[2])
+            except (OSError, ValueError, AttributeError, TypeError, IndexError) as error:
+                raise ModelError(f"cannot read the pixel statistics in {path}: {error!r}") from error
     return _DEFAULT_PIXELS
 
 

@@ -42,7 +42,8 @@ class DecoderConfig:
         if min(self.width, self.heads, self.layers) < 1 or self.temporal_layers < 0:
             raise ModelError(
                 "decoder.width, decoder.heads and decoder.layers must be at least 1 and "
-                f"decoder.temporal_layers at least 0, got {self.width}, {self.heads}, {self.layers} and {self.temporal_layers}"
+                f"decoder.temporal_layers at least 0, got {self.width}, {self.heads}, {self.layers} and "
+                f"{self.temporal_layers}"
             )
         if self.width % self.heads:
             raise ModelError(f"decoder.width {self.width} is not a multiple of decoder.heads {self.heads}")

@@ -53,7 +53,7 @@ def fit_domain(rows: npt.NDArray[np.float64]) -> Domain:
     mean = rows.mean(0)
     covariance = np.cov(rows.T) + 1e-6 * np.eye(rows.shape[1])
     precision = np.linalg.inv(covariance).astype(np.float64)
-    limit = float(np.quantile([_distance(row, mean, precision) for row in rows], 0.999))
+    limit = float(np.quantile([_distance(row, mean, precision) for row in rows], 0.99))
     return Domain(tuple(mean.tolist()), tuple(map(tuple, precision.tolist())), limit)
 
 

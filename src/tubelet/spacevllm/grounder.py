@@ -164,9 +164,7 @@ class SpaceVLLMGrounder:
 
         A sentence that cannot be asked becomes a prediction with its failure; the others are answered.
         """
-        state = video if isinstance(video, EncodedVideo) else self.encode(video)
-        if state.model != self.name:
-            raise ModelError(f"this video was encoded by {state.model}, not by {self.name}: encode it again")
+        state = self._state(video)
         task = task or ("rec" if state.is_image else "stvg")
         self._check_task(task, state)
         reader = span_reader or self.config.span_reader
@@ -198,9 +196,16 @@ class SpaceVLLMGrounder:
         self, video: str | Path | Video | Clip | EncodedVideo, question: str, max_new_tokens: int = 64
     ) -> str:
         """A free answer in words (captions, yes/no, questions)."""
-        state = video if isinstance(video, EncodedVideo) else self.encode(video)
+        state = self._state(video)
         ids = encode_query(self.bundle.tokenizer, check_query(question))
         return self._text(self._ask(state, [ids], True, max_new_tokens).answers[0])
+
+    def _state(self, video: str | Path | Video | Clip | EncodedVideo) -> EncodedVideo:
+        if not isinstance(video, EncodedVideo):
+            return self.encode(video)
+        if video.model != self.name:
+            raise ModelError(f"this video was encoded by {video.model}, not by {self.name}: encode it again")
+        return video
 
     def _check_task(self, task: str, state: EncodedVideo) -> None:
         if task not in TASKS:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from tubelet.errors import RecipeError
 from tubelet.spacevllm.batch import Batch, collate, normalise
 from tubelet.spacevllm.checkpoint import Bundle, load_bundle, new_pico, save_base, save_bundle, with_queries
+from tubelet.spacevllm.domain import Domain, fit_domain, save_domain, statistics
 from tubelet.spacevllm.loss import middle_loss, space_losses, text_loss, total_loss
 from tubelet.training.loop import Job
 from tubelet.training.recipe import Recipe, Stage
-from tubelet.training.samples import world_batch
+from tubelet.training.samples import WorldMix, world_batch
 
 
 def make_job(recipe: Recipe) -> Job:
@@ -30,7 +33,6 @@ def make_job(recipe: Recipe) -> Job:
             )
         bundle = with_queries(load_bundle(recipe.start, recipe.spacevllm), recipe.spacevllm)
     bundle.model.train()
-    bundle.model.requires_grad_(True)
 
     def make_batch(stage: Stage, k: int) -> Batch:
         weights = np.array(stage.data_weights or [1.0] * len(stage.data))
@@ -47,12 +49,38 @@ def make_job(recipe: Recipe) -> Job:
         return total, {"loss": total, **parts}, batch.n_questions
 
     def save(folder: Path) -> None:
+        dtype = getattr(torch, recipe.save_dtype)
         if recipe.model == "pico-base":
-            save_base(bundle, folder)
+            save_base(bundle, folder, dtype)
         else:
-            save_bundle(replace(bundle, trained=True), folder)
+            save_bundle(bundle, folder, dtype)
+            if recipe.spacevllm.domain:
+                save_domain(world_domain(recipe.stages[-1].data), folder)
 
-    return Job(bundle.model, make_batch, loss, save)
+    def prepare(stage: Stage) -> None:
+        choose_parameters(bundle, stage.train)
+
+    return Job(bundle.model, make_batch, loss, save, prepare=prepare)
+
+
+def choose_parameters(bundle: Bundle, train: str) -> None:
+    """"all": everything learns. "decoder": the new parts only; of the vocabulary only the query tokens' rows."""
+    model = bundle.model
+    model.requires_grad_(train == "all")
+    table = model.base.get_input_embeddings().weight
+    for hook in getattr(table, "_tubelet_hooks", ()):
+        hook.remove()
+    table._tubelet_hooks = []
+    if train == "all":
+        return
+    for name, parameter in model.named_parameters():
+        if not name.startswith("base."):
+            parameter.requires_grad_(True)
+    if bundle.layout.query_tokens:
+        rows = torch.zeros(len(table), 1, device=table.device, dtype=table.dtype)
+        rows[list(bundle.layout.query_tokens)] = 1
+        table.requires_grad_(True)
+        table._tubelet_hooks.append(table.register_hook(lambda gradient: gradient * rows))
 
 
 def make_world_batch(bundle: Bundle, mix: Any, k: int) -> Batch:
@@ -60,3 +88,14 @@ def make_world_batch(bundle: Bundle, mix: Any, k: int) -> Batch:
     return collate(
         samples, bundle.model.config, bundle.layout, bundle.tokenizer, bundle.model.tokens_per_frame
     )
+
+
+def world_domain(mixes: Sequence[WorldMix], clips: int = 600) -> Domain:
+    """What toy-world pictures of these mixes look like, for the note on footage that is something else."""
+    rows: list[npt.NDArray[np.float64]] = []
+    step = 0
+    while len(rows) < clips:
+        mix = replace(mixes[step % len(mixes)], batch=10, questions=1)
+        rows += [statistics(sample.pixels) for sample in world_batch(mix, 10_000_000 + step)]
+        step += 1
+    return fit_domain(np.array(rows))

@@ -28,9 +28,12 @@ from tubelet.training.checkpoint import (
     read_progress,
     save_checkpoint,
 )
+from tubelet.training.log import RunLog
 from tubelet.training.recipe import Optimiser, Recipe, Stage
 
 log = logging.getLogger(__name__)
+
+STAGE_OFFSET = 10_000_000  # batch numbers of different stages never meet: a later stage sees new data
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +42,14 @@ class Job:
     model: what is trained. make_batch(stage, k): batch number k of a stage, called in data workers.
     loss(model, batch, stage): (loss, parts for the log, number of questions). save(folder): write the final
     model.
-    validate(model): numbers for the log, or None.
+    prepare(stage): choose which parameters learn in a stage.
     """
 
     model: torch.nn.Module
     make_batch: Callable[[Stage, int], Any]
     loss: Callable[[torch.nn.Module, Any, Stage], tuple[torch.Tensor, dict[str, torch.Tensor], int]]
     save: Callable[[Path], None]
-    validate: Callable[[torch.nn.Module], dict[str, float]] | None = None
+    prepare: Callable[[Stage], None] | None = None
 
 
 def train(
@@ -72,6 +75,7 @@ def train(
         load_model_state(restore, job.model)
         log.info("resuming from %s", restore)
 
+    run_log = RunLog(folder, progress) if accelerator.is_main_process else None
     started = time.monotonic() - progress.seconds
     last_saved = time.monotonic()
     model = accelerator.prepare(job.model)
@@ -79,6 +83,8 @@ def train(
         stage = recipe.stages[number]
         if number > progress.stage:
             progress = replace(progress, stage=number, step=0)
+        if job.prepare is not None:
+            job.prepare(stage)
         trained = [p for p in model.parameters() if p.requires_grad]
         optimisers = make_optimisers(job.model, stage.optimiser)
         if restore is not None:
@@ -95,6 +101,7 @@ def train(
                 world,
                 rank,
                 recipe.workers,
+                number,
             )
         )
         while progress.step < stage.steps:
@@ -114,22 +121,22 @@ def train(
                 questions=progress.questions + asked * world,
                 seconds=time.monotonic() - started,
             )
-            if on_step is not None or progress.step % recipe.log_every == 0 or progress.step == stage.steps:
+            logs = progress.step % recipe.log_every == 0 or progress.step == stage.steps
+            if accelerator.is_main_process and (logs or on_step is not None):
                 numbers = {name: float(value) for name, value in parts.items()}
                 numbers |= {"grad_norm": float(norm), "rate": rate}
-                if recipe.validate_every and progress.step % recipe.validate_every == 0 and job.validate:
-                    numbers |= job.validate(job.model)
-                if accelerator.is_main_process:
-                    _log(folder, stage, progress, numbers)
-                    if on_step is not None:
-                        on_step(progress, numbers)
+                if logs and run_log is not None:
+                    run_log.write(stage.name, stage.steps, progress, numbers)
+                if on_step is not None:
+                    on_step(progress, numbers)
             if accelerator.is_main_process and time.monotonic() - last_saved > recipe.checkpoint_s:
                 save_checkpoint(folder, job.model, optimisers, progress)
                 last_saved = time.monotonic()
         if accelerator.is_main_process:
             save_checkpoint(folder, job.model, optimisers, progress)
             last_saved = time.monotonic()
-    if accelerator.is_main_process:
+    if run_log is not None:
+        run_log.close()
         job.save(folder / "model")
     accelerator.end_training()
     return progress
@@ -178,8 +185,8 @@ def make_optimisers(model: torch.nn.Module, settings: Optimiser) -> list[torch.o
     inner = [n for n, p in named if p.ndim == 2 and settings.kind == "muon" and not _is_table(n)]
     rest = [(n, p) for n, p in named if n not in set(inner)]
     groups = [
-        {"params": [p for _, p in rest if p.ndim >= 2], "weight_decay": settings.weight_decay},
-        {"params": [p for _, p in rest if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for n, p in rest if _decays(n, p)], "weight_decay": settings.weight_decay},
+        {"params": [p for n, p in rest if not _decays(n, p)], "weight_decay": 0.0},
     ]
     out: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=settings.lr, betas=(0.9, 0.98))]
     if settings.kind == "muon":
@@ -193,6 +200,11 @@ def make_optimisers(model: torch.nn.Module, settings: Optimiser) -> list[torch.o
             )
         )
     return out
+
+
+def _decays(name: str, parameter: torch.nn.Parameter) -> bool:
+    """Vectors do not decay; nor do embedding tables, where a row that is not seen would only shrink."""
+    return parameter.ndim >= 2 and "embed" not in name
 
 
 def _is_table(name: str) -> bool:
@@ -212,21 +224,23 @@ def _is_table(name: str) -> bool:
 class _Stream(IterableDataset[Any]):  # type: ignore[misc]
     """Batches first..last of this process, dealt to data workers in turn so that their order is kept."""
 
-    def __init__(self, job: Job, stage: Stage, first: int, last: int, world: int, rank: int) -> None:
+    def __init__(
+        self, job: Job, stage: Stage, first: int, last: int, world: int, rank: int, offset: int
+    ) -> None:
         self.job, self.stage, self.first, self.last = job, stage, first, last
-        self.world, self.rank = world, rank
+        self.world, self.rank, self.offset = world, rank, offset
 
     def __iter__(self) -> Iterator[Any]:
         info = get_worker_info()
         stride, offset = (info.num_workers, info.id) if info is not None else (1, 0)
         for k in range(self.first + offset, self.last, stride):
-            yield self.job.make_batch(self.stage, k * self.world + self.rank)
+            yield self.job.make_batch(self.stage, self.offset + k * self.world + self.rank)
 
 
 def _loader(
-    job: Job, stage: Stage, first: int, last: int, world: int, rank: int, workers: int
+    job: Job, stage: Stage, first: int, last: int, world: int, rank: int, workers: int, number: int
 ) -> DataLoader[Any]:
-    stream = _Stream(job, stage, first, last, world, rank)
+    stream = _Stream(job, stage, first, last, world, rank, number * STAGE_OFFSET)
     if workers == 0:
         return DataLoader(stream, batch_size=None)
     return DataLoader(
@@ -241,25 +255,3 @@ def _loader(
 
 def _one_thread(_: int) -> None:
     torch.set_num_threads(1)
-
-
-def _log(folder: Path, stage: Stage, progress: Progress, numbers: dict[str, float]) -> None:
-    record = {
-        "stage": stage.name,
-        "step": progress.step,
-        "total_steps": progress.total_steps,
-        "questions": progress.questions,
-        "seconds": round(progress.seconds, 1),
-        **{name: round(value, 5) for name, value in numbers.items()},
-    }
-    with (folder / "log.jsonl").open("a") as file:
-        file.write(json.dumps(record) + "\n")
-    rate = progress.questions / max(progress.seconds, 1e-9)
-    log.info(
-        "%s %d/%d  %.0f questions/s  %s",
-        stage.name,
-        progress.step,
-        stage.steps,
-        rate,
-        " ".join(f"{k} {v:.3f}" for k, v in numbers.items()),
-    )

@@ -57,8 +57,8 @@ class Stage:
             raise RecipeError(f"stage {self.name}: data is empty")
         if self.data_weights and len(self.data_weights) != len(self.data):
             raise RecipeError(f"stage {self.name}: data_weights needs one weight per data mix")
-        if self.train not in ("all", "decoder", "lora"):
-            raise RecipeError(f"stage {self.name}: train is all, decoder or lora, got {self.train!r}")
+        if self.train not in ("all", "decoder"):
+            raise RecipeError(f"stage {self.name}: train is all or decoder, got {self.train!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,8 @@ class Recipe:
     """
     model: "pico-base" (a chat model in the stock layout) or "spacevllm".
     start: "" for random weights at pico size, or a model name, folder or hub id to grow from.
-    out: run folder (checkpoints, log, final model). precision: "fp32" or "bf16". workers: data processes.
+    out: run folder (checkpoints, log, final model). precision: "fp32" or "bf16"; save_dtype: of the final model.
+    workers: data processes.
     checkpoint_s: seconds between resumable checkpoints; log_every: steps between log lines.
     """
 
@@ -77,10 +78,10 @@ class Recipe:
     out: str = ""
     seed: int = 0
     precision: str = "fp32"
+    save_dtype: str = "float32"
     workers: int = 1
     checkpoint_s: float = 120.0
     log_every: int = 20
-    validate_every: int = 0
     spacevllm: SpaceVLLMConfig = field(default_factory=SpaceVLLMConfig)
 
     def __post_init__(self) -> None:
@@ -88,6 +89,8 @@ class Recipe:
             raise RecipeError(f"model is pico-base or spacevllm, got {self.model!r}")
         if self.precision not in ("fp32", "bf16"):
             raise RecipeError(f"precision is fp32 or bf16, got {self.precision!r}")
+        if self.save_dtype not in ("float32", "float16", "bfloat16"):
+            raise RecipeError(f"save_dtype is float32, float16 or bfloat16, got {self.save_dtype!r}")
         if not self.stages:
             raise RecipeError("a recipe has at least one stage")
 

@@ -1,0 +1,62 @@
+"""What a run writes down: one JSON line per logged step, the same numbers for TensorBoard, a line for people."""
+
+from __future__ import annotations
+
+import json
+import logging
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from tubelet.training.checkpoint import Progress
+
+log = logging.getLogger(__name__)
+
+
+class RunLog:
+    """Appends to `folder`/log.jsonl, and to `folder`/tensorboard when the package tensorboard is installed.
+
+    A resumed run goes on in the same files; lines of steps that will be done again are dropped first.
+    """
+
+    def __init__(self, folder: Path, done: Progress) -> None:
+        self.path = folder / "log.jsonl"
+        self._board: Any = None
+        if self.path.exists():
+            kept = [line for line in self.path.read_text().splitlines() if _step(line) <= done.total_steps]
+            temporary = self.path.with_suffix(".part")
+            temporary.write_text("".join(line + "\n" for line in kept))
+            temporary.replace(self.path)
+        if find_spec("tensorboard") is not None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=done.total_steps + 1)
+
+    def write(self, stage: str, steps: int, progress: Progress, numbers: dict[str, float]) -> None:
+        record = {
+            "stage": stage,
+            "step": progress.step,
+            "total_steps": progress.total_steps,
+            "questions": progress.questions,
+            "seconds": round(progress.seconds, 1),
+            **{name: round(value, 5) for name, value in numbers.items()},
+        }
+        with self.path.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+        rate = progress.questions / max(progress.seconds, 1e-9)
+        if self._board is not None:
+            for name, value in {**numbers, "questions_per_second": rate}.items():
+                self._board.add_scalar(name, value, progress.total_steps)
+        parts = " ".join(f"{name} {value:.3f}" for name, value in numbers.items())
+        log.info("%s %d/%d  %.0f questions/s  %s", stage, progress.step, steps, rate, parts)
+
+    def close(self) -> None:
+        if self._board is not None:
+            self._board.close()
+
+
+def _step(line: str) -> int:
+    try:
+        return int(json.loads(line)["total_steps"])
+    except (ValueError, KeyError, TypeError):
+        return 1 << 62  # a half-written line is dropped

@@ -1,0 +1,285 @@
+"""The command line: what it prints, how it fails. Errors are one sentence on stderr, never a traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import video_files
+
+from tubelet import cli
+from tubelet.tube import Prediction
+from tubelet.world.files import make_world
+
+
+@dataclass
+class Result:
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
+    def call(*args: object) -> Result:
+        monkeypatch.setattr(sys, "argv", ["tubelet", *map(str, args)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else 1
+        captured = capsys.readouterr()
+        return Result(code, captured.out, captured.err)
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("world")
+    make_world(folder, 1, seed=11, height=96, fps=10)
+    return next(folder.glob("videos/*.mp4"))
+
+
+def one_sentence(result: Result, *words: str) -> None:
+    """Exit code not 0, nothing on stdout, one line on stderr that holds these words."""
+    assert result.code == 1, result
+    assert result.out == ""
+    lines = [line for line in result.err.strip().splitlines() if line]
+    assert len(lines) == 1, result.err
+    assert lines[0].startswith("tubelet: ")
+    assert "Traceback" not in result.err
+    for word in words:
+        assert word in lines[0], (word, lines[0])
+
+
+def test_ground_prints_a_line_per_sentence_and_writes_files(run, clip: Path, tmp_path: Path) -> None:
+    answers, plot, out, sheet = (tmp_path / n for n in ("a.json", "t.png", "o.mp4", "s.png"))
+    result = run(
+        "ground", clip, "the red circle", "something spins",
+        "--json", answers, "--plot", plot, "--out", out, "--sheet", sheet,
+    )  # fmt: skip
+    assert result.code == 0, result.err
+    lines = result.out.strip().splitlines()
+    assert [line.split(":")[0] for line in lines] == ["the red circle", "something spins"]
+    predictions = [Prediction.from_dict(p) for p in json.loads(answers.read_text())]
+    assert [p.query for p in predictions] == ["the red circle", "something spins"]
+    assert predictions[0].grid is not None and len(predictions[0].grid) == 16
+    for path in (plot, out, sheet):
+        assert path.stat().st_size > 500
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.json", "o.mp4", "s.png", "t.png"]
+
+
+def test_ground_image_is_rec(run, tmp_path: Path) -> None:
+    make_world(tmp_path, 1, seed=1, tasks=("rec",), height=96)
+    image = next(tmp_path.glob("images/*.png"))
+    result = run("ground", image, "the red circle", "--json", tmp_path / "a.json")
+    assert result.code == 0, result.err
+    assert json.loads((tmp_path / "a.json").read_text())[0]["task"] == "rec"
+    one_sentence(run("ground", image, "the red circle", "--task", "stvg"), "image", "rec")
+
+
+def test_svg_takes_a_span(run, clip: Path) -> None:
+    result = run("ground", clip, "the red circle", "--task", "svg", "--span", "0.5-2")
+    assert result.code == 0, result.err
+    assert "0.50-2.00 s" in result.out
+    one_sentence(run("ground", clip, "the red circle", "--task", "svg", "--span", "2-1"), "START-END")
+    result = run("ground", clip, "the red circle", "--task", "svg", "--span", "900-901")
+    assert result.code == 1 and "outside the video" in result.out
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("missing.mp4", None, ("missing.mp4",)),
+        ("empty.mp4", b"", ("empty",)),
+        ("text.mp4", b"this is a text, not a film\n" * 50, ("text.mp4",)),
+    ],
+)
+def test_files_that_are_no_video(run, tmp_path: Path, name: str, content: bytes | None, words) -> None:
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content)
+    one_sentence(run("ground", path, "the red circle", "--out", tmp_path / "o.mp4"), *words)
+    one_sentence(run("info", path), *words)
+    assert not (tmp_path / "o.mp4").exists()
+
+
+def test_folder_truncated_and_audio_only(run, clip: Path, tmp_path: Path) -> None:
+    one_sentence(run("ground", tmp_path, "x"), "folder")
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes(clip.read_bytes())
+    one_sentence(run("ground", video_files.cut_off(cut, 0.3), "x"), "cut.mp4")
+    one_sentence(run("ground", video_files.audio_only(tmp_path / "sound.m4a"), "x"), "sound.m4a")
+
+
+@pytest.mark.parametrize(
+    ("sentence", "words"), [("", ("empty",)), ("   \n", ("empty",)), ("word " * 10_000, ("2000", "characters"))]
+)
+def test_sentences_that_cannot_be_asked(run, clip: Path, sentence: str, words) -> None:
+    result = run("ground", clip, sentence)
+    assert result.code == 1
+    assert "Traceback" not in result.err
+    for word in words:
+        assert word in result.err + result.out
+
+
+def test_other_scripts_and_emoji(run, clip: Path, tmp_path: Path) -> None:
+    plot = tmp_path / "t.png"
+    result = run("ground", clip, "红色的圆圈", "🔴 😀", "الدائرة الحمراء", "--plot", plot)
+    assert result.code == 0, result.err
+    assert "红色的圆圈" in result.out and "🔴" in result.out
+    assert plot.exists()
+
+
+def test_models_that_do_not_exist(run, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one_sentence(run("ground", clip, "x", "--model", "no-such-model"), "no-such-model", "spacevllm-pico")
+    one_sentence(run("ground", clip, "x", "--model", tmp_path), "config.json")
+    file = tmp_path / "weights.bin"
+    file.write_bytes(b"1")
+    one_sentence(run("ground", clip, "x", "--model", file), "folder")
+
+
+def test_hub_id_while_offline(clip: Path) -> None:
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(clip.parent / "hub")}
+    done = subprocess.run(
+        [sys.executable, "-m", "tubelet", "ground", str(clip), "x", "--model", "somebody/something"],
+        env=environment, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    one_sentence(Result(done.returncode, done.stdout, done.stderr), "somebody/something", "offline")
+
+
+def test_model_folder_with_wrong_tensors(run, clip: Path, tmp_path: Path) -> None:
+    import shutil
+
+    from safetensors.numpy import load_file, save_file
+
+    from tubelet.grounder import find_model
+
+    source = find_model("spacevllm-pico")
+    broken = tmp_path / "broken"
+    shutil.copytree(source, broken)
+    tensors = load_file(broken / "model.safetensors")
+    tensors.pop("space_decoder.box_head.2.bias")
+    tensors["space_decoder.box_head.0.bias"] = np.zeros(3, dtype=np.float16)
+    save_file(tensors, broken / "model.safetensors")
+    one_sentence(
+        run("ground", clip, "x", "--model", broken),
+        "space_decoder.box_head.2.bias", "space_decoder.box_head.0.bias", "(3,)",
+    )  # fmt: skip
+    (broken / "model.safetensors").write_bytes((source / "model.safetensors").read_bytes()[:1000])
+    one_sentence(run("ground", clip, "x", "--model", broken), "weights")
+    (broken / "model.safetensors").unlink()
+    one_sentence(run("ground", clip, "x", "--model", broken), "model.safetensors")
+
+
+def test_unwritable_output(run, clip: Path, tmp_path: Path) -> None:
+    one_sentence(run("ground", clip, "x", "--json", tmp_path / "no" / "a.json"), "does not exist")
+    one_sentence(run("ground", clip, "x", "--out", tmp_path), "folder")
+    one_sentence(run("world", "make", "/proc/nothing/here"), "/proc/nothing")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_disk_full(run, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Writing fails half-way as on a full disk: a clear sentence, and no half-written file."""
+    import errno
+
+    from tubelet.video import write
+
+    def full(self: object, rgb: object, time_s: object = None) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(write._Encoder, "write", full)
+    result = run("ground", clip, "the red circle", "--out", tmp_path / "o.mp4")
+    assert result.code == 1 and "space" in result.err and "Traceback" not in result.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_leaves_nothing_half_written(tmp_path: Path) -> None:
+    target = tmp_path / "toys"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tubelet", "world", "make", str(target), "--n", "500"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    videos = target / "videos"
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not (videos.exists() and any(videos.glob("test-*.mp4"))):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err and "interrupted" in err
+    assert not (target / "annotations.jsonl").exists()
+    assert all(path.name.startswith("test-") for path in videos.iterdir())
+
+
+def test_note_on_footage_that_is_not_the_toy_world(run, tmp_path: Path) -> None:
+    from tubelet.video import write_video
+
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 255, (20, 90, 160, 3), dtype=np.uint8)
+    path = tmp_path / "noise.mp4"
+    write_video(path, list(noise), 10)
+    result = run("ground", path, "a man who sits down")
+    assert "toy world" in result.err and "--model" in result.err
+    assert result.code == 0
+
+
+def test_no_note_on_the_toy_world(run, clip: Path) -> None:
+    assert "toy world" not in run("ground", clip, "the red circle").err
+
+
+def test_corrupt_frames_in_the_middle(run, clip: Path, tmp_path: Path) -> None:
+    """A few broken frames are counted and said; the answer is given all the same."""
+    path = tmp_path / "corrupt.mp4"
+    path.write_bytes(clip.read_bytes())
+    video_files.corrupt_frames(path, range(8, 16))
+    result = run("ground", path, "the red circle")
+    assert result.code == 0, result.err
+    assert "could not be decoded" in result.err and "Traceback" not in result.err
+    assert result.out.startswith("the red circle: ")
+
+
+def test_info_is_json(run, clip: Path) -> None:
+    info = json.loads(run("info", clip).out)
+    assert info["n_frames"] > 10 and info["height"] == 96
+
+
+def test_models_lists_the_embedded_ones(run) -> None:
+    out = run("models").out
+    assert "spacevllm-pico" in out and "pico-base" in out and "(default)" in out
+
+
+def test_eval_writes_metrics_and_resumes(run, tmp_path: Path) -> None:
+    folder = tmp_path / "eval"
+    first = run("eval", "world", "--n", 4, "--seed", 5, "--out", folder)
+    assert first.code == 0, first.err
+    report = json.loads((folder / "metrics.json").read_text())
+    assert report["n"] == 4 and report["n_failed"] == 0
+    assert {"m_tIoU", "m_vIoU", "vIoU@0.3", "vIoU@0.5", "sIoU"} <= set(report["metrics"])
+    lines = (folder / "predictions.jsonl").read_text().splitlines()
+    assert len(lines) == 5  # the run's header and one line per query
+    # killed in the middle of a line: the whole lines are kept, the rest is asked again
+    (folder / "predictions.jsonl").write_text("\n".join(lines[:3]) + '\n{"id": "half')
+    second = run("eval", "world", "--n", 4, "--seed", 5, "--out", folder)
+    assert second.code == 0, second.err
+    again = json.loads((folder / "metrics.json").read_text())
+    assert again["metrics"] == report["metrics"]
+    one_sentence(run("eval", "world", "--n", 5, "--seed", 5, "--out", folder), "another run")
+
+
+def test_unknown_benchmark_and_recipe(run, tmp_path: Path) -> None:
+    one_sentence(run("eval", "nothing", "--out", tmp_path / "x"), "world")
+    one_sentence(run("train", tmp_path / "no.yaml"), "no.yaml")
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("name: x\nmodel: spacevllm\nstages: []\nspeed: 9\n")
+    one_sentence(run("train", recipe), "speed")
