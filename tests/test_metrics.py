@@ -119,10 +119,13 @@ def test_bootstrap_interval_covers_and_shrinks() -> None:
 
 
 def test_balanced_accuracy() -> None:
-    value, weighted = balanced_accuracy([True, True, False, False, True], [True, True, True, False, False])
-    assert value == pytest.approx((2 / 3 + 1 / 2) / 2)
-    assert weighted.mean() == pytest.approx(value)
-    assert np.isnan(balanced_accuracy([True], [True])[0])
+    interval = balanced_accuracy([True, True, False, False, True], [True, True, True, False, False])
+    assert interval is not None and interval.n == 5
+    assert interval.mean == pytest.approx((2 / 3 + 1 / 2) / 2)
+    assert 0 <= interval.low <= interval.mean <= interval.high <= 1
+    assert balanced_accuracy([True], [True]) is None
+    sure = balanced_accuracy([True] * 9 + [False], [True] * 9 + [False])
+    assert sure is not None and (sure.low, sure.mean, sure.high) == (1, 1, 1)
 
 
 def test_summary_counts_every_query() -> None:

@@ -6,8 +6,10 @@ import copy
 import json
 import math
 import pickle
+import re
 from fractions import Fraction
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -456,3 +458,13 @@ def test_times_in_json_have_at_most_six_decimals() -> None:
     p = Prediction("v", "q", "stvg", (Tube(Span(1 / 3, 2 / 3), [math.pi / 9], [[1 / 7, 0, 1, 1]]),))
     text = p.to_json()
     assert "0.333333," in text and "0.666667}" in text and "0.142857," in text and "0.349066]" in text
+
+
+def test_the_example_in_the_docs_is_a_prediction_and_names_every_field() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "json.md").read_text(encoding="utf-8")
+    example = re.findall(r"```json\n(.*?)```", text, re.DOTALL)[0]
+    p = Prediction.from_json(example)
+    assert p.found and p.grid is not None and p.to_dict() == json.loads(example)
+    full = Tube(Span(0, 1), [0.5], [BOX], 0.5, [0.5], "a")
+    for key in (*p.to_dict(), *full.to_dict(), *full.span.to_dict(), *p.grid.to_dict()):
+        assert f"| `{key}`" in text or f", `{key}`" in text, f"docs/json.md does not describe {key}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
@@ -13,12 +14,12 @@ import pytest
 from PIL import Image
 
 from tubelet.errors import DataError, OutputError
-from tubelet.tube import Tube
+from tubelet.tube import TASKS, Tube
 from tubelet.video import open_video, read_clip, sample_indices
 from tubelet.world import files
 from tubelet.world.files import even, frame_times, make_world, read_annotations, scene_with_questions
 from tubelet.world.render import render
-from tubelet.world.scene import SPLITS, SceneConfig, make_scene
+from tubelet.world.scene import ACTIONS, SPLITS, SceneConfig, make_scene
 from tubelet.world.tasks import truth_boxes
 
 SMALL: dict[str, Any] = {"seed": 7, "height": 48, "fps": 5.0}
@@ -326,3 +327,19 @@ def test_annotations_that_are_missing_or_no_text(tmp_path: Path) -> None:
 def test_blank_lines_are_no_records(world: Path, tmp_path: Path) -> None:
     (tmp_path / "annotations.jsonl").write_text("\n\n".join(lines_of(world)) + "\n\n")
     assert read_annotations(tmp_path) == read_annotations(world)
+
+
+def test_the_example_in_the_docs_is_what_is_written(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[1] / "docs" / "json.md").read_text(encoding="utf-8")
+    example = json.loads(re.findall(r"```json\n(.*?)```", text, re.DOTALL)[1])
+    make_world(tmp_path, 1, seed=7, fps=5.0)
+    (record,) = read_annotations(tmp_path)
+    assert record == example
+    for key in record:
+        assert f"`{key}`" in text, f"docs/json.md does not describe {key}"
+
+
+def test_the_docs_name_every_action_and_task() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "world.md").read_text(encoding="utf-8")
+    for name in (*ACTIONS, *TASKS):
+        assert f"`{name}`" in text, f"docs/world.md does not describe {name}"

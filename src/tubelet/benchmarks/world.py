@@ -49,6 +49,8 @@ def evaluate_world(
     span_reader: str | None = None,
     limit: int | None = None,
     split: str = "test",
+    height: int = 180,
+    fps: float = 15.0,
     progress: Callable[[int, int], None] | None = None,
 ) -> WorldResult:
     """Run and score. Resumes from predictions.jsonl when it belongs to the same model and data."""
@@ -56,7 +58,7 @@ def evaluate_world(
         raise DataError(f"the toy-world benchmark scores stvg, tvg, svg and rec, got {task!r}")
     folder = Path(folder)
     data = folder / "data"
-    make_world(data, n, seed, split, tasks=(task,))
+    make_world(data, n, seed, split, tasks=(task,), height=height, fps=fps)
     records = read_annotations(data)[: limit or n]
     header = {
         "model": grounder.name,
@@ -65,6 +67,8 @@ def evaluate_world(
         "seed": seed,
         "task": task,
         "split": split,
+        "height": height,
+        "fps": fps,
         "span_reader": span_reader or "",
     }
     path = folder / "predictions.jsonl"
@@ -72,7 +76,7 @@ def evaluate_world(
     started = time.monotonic()
     try:
         with path.open("a", encoding="utf-8") as out:
-            if not done:
+            if path.stat().st_size == 0:
                 out.write(json.dumps({"run": header}) + "\n")
             todo = [r for r in records if r["id"] not in done]
             finished = len(records) - len(todo)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tubelet.metrics.bootstrap import Interval, bootstrap_mean
+from tubelet.metrics.bootstrap import Interval, bootstrap_mean, bootstrap_means
 from tubelet.tube import Prediction, Span, Tube
 
 FloatArray = npt.NDArray[np.float64]
@@ -84,14 +84,17 @@ def score_prediction(prediction: Prediction, truth: Truth) -> Scores:
     return score_tube(prediction.tube, truth)
 
 
-def balanced_accuracy(found: npt.ArrayLike, present: npt.ArrayLike) -> tuple[float, FloatArray]:
-    """Mean of "found when present" and "rejected when absent"; and per-query values with that mean."""
+def balanced_accuracy(found: npt.ArrayLike, present: npt.ArrayLike) -> Interval | None:
+    """Mean of "found when present" and "rejected when absent", each group redrawn on its own for the interval.
+
+    None when only one of the two groups is there.
+    """
     f, p = np.asarray(found, dtype=bool), np.asarray(present, dtype=bool)
     if p.all() or not p.any():
-        return float("nan"), np.empty(0)
-    right = (f == p).astype(np.float64)
-    weight = np.where(p, 0.5 / p.mean(), 0.5 / (~p).mean())
-    return float((right * weight).mean()), right * weight
+        return None
+    means = (bootstrap_means(f[p], seed=0) + bootstrap_means(~f[~p], seed=1)) / 2
+    low, high = np.quantile(means, [0.025, 0.975])
+    return Interval(float((f[p].mean() + (~f[~p]).mean()) / 2), float(low), float(high), len(f))
 
 
 def summarise(
@@ -106,8 +109,7 @@ def summarise(
     if len(sious):
         values = np.array(sious)
         out["sIoU"] = bootstrap_mean(values[~np.isnan(values)])
-    balanced, weighted = balanced_accuracy(found, present)
-    if len(weighted):
-        resampled = bootstrap_mean(weighted)
-        out["rejection_balanced_accuracy"] = Interval(balanced, resampled.low, resampled.high, len(weighted))
+    rejection = balanced_accuracy(found, present)
+    if rejection is not None:
+        out["rejection_balanced_accuracy"] = rejection
     return out

@@ -17,8 +17,8 @@ import copy
 import json
 import os
 import shutil
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -354,6 +354,20 @@ def _saved_state(model: SpaceVLLM) -> dict[str, torch.Tensor]:
     """Names to write: a tied head is left out."""
     tied = _tied_names(model.base, "base.")
     return {name: tensor for name, tensor in model.state_dict().items() if name not in tied}
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """transformers draws progress bars for weights even where nobody watches; ours are the only ones."""
+    from transformers.utils import logging
+
+    drawn = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if drawn:
+            logging.enable_progress_bar()
 
 
 class _atomic_folder:

@@ -53,7 +53,7 @@ def make_job(recipe: Recipe) -> Job:
         if recipe.model == "pico-base":
             save_base(bundle, folder, dtype)
         else:
-            save_bundle(bundle, folder, dtype)
+            save_bundle(replace(bundle, trained=True), folder, dtype)
             if recipe.spacevllm.domain:
                 save_domain(world_domain(recipe.stages[-1].data), folder)
 

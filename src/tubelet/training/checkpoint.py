@@ -37,8 +37,9 @@ def save_checkpoint(
 ) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     final = folder / f"checkpoint-{progress.total_steps:08d}"
+    for left in folder.glob(".writing-*"):  # of a run that was killed while it wrote
+        shutil.rmtree(left, ignore_errors=True)
     temporary = folder / f".writing-{os.getpid()}"
-    shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     save_file(_unshared(model.state_dict()), temporary / "model.safetensors")
     scalars: list[dict[str, Any]] = []
@@ -57,8 +58,11 @@ def save_checkpoint(
     if final.exists():
         shutil.rmtree(final)
     temporary.rename(final)
-    for old in checkpoints(folder)[:-2]:
-        shutil.rmtree(old)
+    # later ones are of a run that was started over: they must neither push out this one nor be resumed
+    kept = [path for path in checkpoints(folder) if path.name <= final.name][-2:]
+    for old in checkpoints(folder):
+        if old not in kept:
+            shutil.rmtree(old)
     return final
 
 

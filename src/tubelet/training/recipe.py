@@ -32,6 +32,13 @@ class Optimiser:
     def __post_init__(self) -> None:
         if self.kind not in ("muon", "adamw"):
             raise RecipeError(f"optimiser.kind is muon or adamw, got {self.kind!r}")
+        if min(self.lr, self.muon_lr, self.clip) <= 0:
+            raise RecipeError("optimiser.lr, optimiser.muon_lr and optimiser.clip must be above 0")
+        if not (0 <= self.warmup <= 1 and 0 <= self.final <= 1 and self.weight_decay >= 0):
+            raise RecipeError(
+                "optimiser.warmup and optimiser.final are fractions in [0, 1] and optimiser.weight_decay is at "
+                f"least 0, got {self.warmup:g}, {self.final:g} and {self.weight_decay:g}"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +64,8 @@ class Stage:
             raise RecipeError(f"stage {self.name}: data is empty")
         if self.data_weights and len(self.data_weights) != len(self.data):
             raise RecipeError(f"stage {self.name}: data_weights needs one weight per data mix")
+        if self.data_weights and (min(self.data_weights) < 0 or sum(self.data_weights) <= 0):
+            raise RecipeError(f"stage {self.name}: data_weights must not be negative, nor all 0")
         if self.train not in ("all", "decoder"):
             raise RecipeError(f"stage {self.name}: train is all or decoder, got {self.train!r}")
 
@@ -93,6 +102,11 @@ class Recipe:
             raise RecipeError(f"save_dtype is float32, float16 or bfloat16, got {self.save_dtype!r}")
         if not self.stages:
             raise RecipeError("a recipe has at least one stage")
+        if self.workers < 0 or self.log_every < 1 or self.checkpoint_s < 0:
+            raise RecipeError(
+                "workers and checkpoint_s must be at least 0 and log_every at least 1, "
+                f"got {self.workers}, {self.checkpoint_s:g} and {self.log_every}"
+            )
 
     @property
     def folder(self) -> Path:
