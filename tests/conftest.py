@@ -1,7 +1,8 @@
-"""Shared fixtures: untrained SpaceVLLMs of pico shape that build in milliseconds, and a small video and image.
+"""Shared fixtures: untrained SpaceVLLMs of pico shape that build in milliseconds, a small video and image.
 
-`tiny` is a loaded grounder, `tiny_folder` its folder, `tiny_bundle` its parts (do not change it), `new_tiny(...)`
-makes a fresh one that a test may change. Their weights are random but large, so that every input moves every output.
+`tiny` is a loaded grounder, `tiny_folder` its folder, `tiny_bundle` its parts (do not change it), and
+`new_tiny(...)` makes a fresh one that a test may change. Their weights are random but large, so that every
+input moves every output.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ def tiny(tiny_folder: Path) -> Any:
 
 @pytest.fixture(scope="session")
 def tiny_base_folder(new_tiny: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A chat base in the stock LLaVA-OneVision layout, without query tokens, at training's own initialisation."""
+    """A chat base in the stock LLaVA-OneVision layout, without query tokens, as training would start it."""
     from tubelet.spacevllm.checkpoint import save_base
 
     return save_base(new_tiny(queries=False, trained_scale=True), tmp_path_factory.mktemp("models") / "base")

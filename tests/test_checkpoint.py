@@ -1,4 +1,4 @@
-"""Model folders: what is saved comes back; what is broken is named; the hub's layout loads both ways; no network."""
+"""Model folders: what is saved comes back; what is broken is named; the hub's layout; no network."""
 
 from __future__ import annotations
 
@@ -267,7 +267,13 @@ def test_settings_survive_json() -> None:
         max_frames=7, span_reader="both", decoder=DecoderConfig(keys="all_frames", cells=True)
     )
     assert SpaceVLLMConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
-    for bad in ({"time_layout": "x"}, {"prompts": "x"}, {"span_reader": "x"}, {"max_frames": 0}, {"decoder": 3}):
+    for bad in (
+        {"time_layout": "x"},
+        {"prompts": "x"},
+        {"span_reader": "x"},
+        {"max_frames": 0},
+        {"decoder": 3},
+    ):
         with pytest.raises(ModelError):
             SpaceVLLMConfig.from_dict(bad)
 
@@ -362,7 +368,9 @@ def test_broken_hub_checkpoints_are_named(tiny_base_folder: Path, tmp_path: Path
         load_bundle(folder)
 
 
-def test_heads_of_a_base(new_tiny: Callable[..., Bundle], tiny_config: SpaceVLLMConfig, tmp_path: Path) -> None:
+def test_heads_of_a_base(
+    new_tiny: Callable[..., Bundle], tiny_config: SpaceVLLMConfig, tmp_path: Path
+) -> None:
     """A base carries its training-only heads; a SpaceVLLM with the same settings starts from them."""
     source = new_tiny(queries=False)
     folder = save_base(source, tmp_path / "base")

@@ -1,4 +1,4 @@
-"""The query-guided space decoder alone: every option, padding, the text's influence, and the cells it learns from."""
+"""The query-guided space decoder alone: every option, padding, the text's influence, its cells."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_every_option(config: DecoderConfig) -> None:
     assert (out.cell_logits is not None) == config.cells
     if out.cell_logits is not None:
         assert out.cell_logits.shape == (2, 3, 9)
-    assert 0 <= float(out.boxes_cxcywh.min()) and float(out.boxes_cxcywh.max()) <= 1
+    assert float(out.boxes_cxcywh.min()) >= 0 and float(out.boxes_cxcywh.max()) <= 1
     assert all(bool(value.isfinite().all()) for value in tensors(out).values())
 
     # padding: two more frames and three more words of noise, masked, change no real number

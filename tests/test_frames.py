@@ -17,7 +17,6 @@ from tubelet.errors import DataError
 from tubelet.frames import Clip, FrameGrid
 
 quick = settings(deadline=None, max_examples=80)
-known = pytest.mark.xfail(strict=True, reason="tubelet.frames accepts it or raises another error")
 GOOD: dict[str, Any] = {
     "frame_index": [0, 3, 6],
     "times_s": [0.0, 0.1, 0.2],
@@ -106,7 +105,6 @@ def test_a_grid_that_is_no_object_is_a_data_error(data: Any) -> None:
         FrameGrid.from_dict(data)
 
 
-@known
 @pytest.mark.parametrize(
     "changes",
     [

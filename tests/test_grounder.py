@@ -130,7 +130,9 @@ def test_many_equals_one_by_one(tiny: Any, encoded: Any, reader: str, task: str)
     assert len({round(p.confidence, 6) for p in together}) > 1
 
 
-def test_many_equals_one_by_one_for_given_spans_and_images(tiny: Any, encoded: Any, encoded_image: Any) -> None:
+def test_many_equals_one_by_one_for_given_spans_and_images(
+    tiny: Any, encoded: Any, encoded_image: Any
+) -> None:
     spans = [Span(0.1 * k, 1.0 + 0.1 * k) for k in range(len(SENTENCES))]
     together = tiny.ground_many(encoded, SENTENCES, "svg", spans)
     for sentence, span, prediction in zip(SENTENCES, spans, together, strict=True):
@@ -225,7 +227,7 @@ def test_spans_that_do_not_fit(tiny: Any, encoded: Any) -> None:
 
 def test_states_of_another_model_are_refused(new_tiny: Callable[..., Any], tiny: Any, encoded: Any) -> None:
     other = SpaceVLLMGrounder(new_tiny(seed=9), "another model")
-    with pytest.raises(ModelError, match="encoded by .*tiny.* not by another model: encode it again"):
+    with pytest.raises(ModelError, match=r"encoded by .*tiny.* not by another model: encode it again"):
         other.ground(encoded, "the red circle")
     with pytest.raises(ModelError, match="encode it again"):
         other.ask(encoded, "what is it?")
@@ -346,7 +348,9 @@ def test_domain_note(new_tiny: Callable[..., Any], toy_video: Path, tmp_path: Pa
     assert again is not None and load_domain(tmp_path / "nothing") is None
     assert again.limit == pytest.approx(domain.limit, abs=1e-4)
     noise = rng.integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
-    assert domain_note(again, noise, "squares") is not None and "squares" in str(domain_note(again, noise, "squares"))
+    assert domain_note(again, noise, "squares") is not None and "squares" in str(
+        domain_note(again, noise, "squares")
+    )
     assert sum(domain_note(again, flat(k), "squares") is None for k in range(50)) >= 45
     grounder = SpaceVLLMGrounder(new_tiny(), "noted", domain=again)
     grid = FrameGrid(np.arange(2), np.arange(2.0), Fraction(1), 2.0, 64, 64)

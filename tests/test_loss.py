@@ -1,4 +1,4 @@
-"""Losses: what is counted, what is not, against restatements; nothing to count is a finite zero with a gradient."""
+"""Losses: what is counted and what is not, against restatements; nothing to count is a zero with gradient."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SpaceVLLM against transformers' own forward and generate; packed questions against questions asked alone."""
+"""SpaceVLLM against transformers' own forward and generate; packed questions against single ones."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ def test_packed_equals_separate(
 
 
 def scalar_of(out: TrainOutput, packed: Packed) -> torch.Tensor:
-    """A loss that is a sum over questions and real frames (a mean would weigh them by what else is packed)."""
+    """A loss that is a sum over questions and real frames (a mean would depend on what else is packed)."""
     mask = packed.frame_mask[packed.question_row]
     weight = torch.tensor(PAINTED)
     loss = (out.decoder.boxes_cxcywh[mask] * weight).sum() + out.decoder.activity_logits[mask].sin().sum()

@@ -12,7 +12,7 @@ from tubelet.spacevllm.prompts import Prefix
 
 
 def prefix_of(n_frames: int, n_visual: int = 2, first: int = 100) -> Prefix:
-    """head | [visual .. visual query] per frame | newline-like end; ids count up, so that places can be checked."""
+    """head | [visual .. visual query] per frame | newline-like end; ids count up: places can be checked."""
     length = 1 + n_frames * (n_visual + 1) + 2
     frames = 1 + np.arange(n_frames)[:, None] * (n_visual + 1)
     return Prefix(

@@ -82,7 +82,7 @@ def test_expected_tiou_of_whole_cells_is_the_windows_score(p: list[float], data:
 def test_expected_tiou_of_certain_frames_is_the_tiou(
     n: int, start: float, length: float, data: st.DataObject
 ) -> None:
-    """Where frames a..b are certain and no other is, the estimate is the tIoU with that run, cut cells included."""
+    """Where frames a..b are certain and no other is, the estimate is the tIoU with that run."""
     a = data.draw(st.integers(0, n - 1))
     b = data.draw(st.integers(a, n - 1))
     edges = np.arange(n + 1, dtype=np.float64)
@@ -120,7 +120,7 @@ def grids(draw: st.DrawFn) -> FrameGrid:
 @settings(max_examples=300, deadline=None)
 @given(grids(), st.floats(0, 1), st.floats(0.0005, 1), st.booleans())
 def test_make_tube_rules(grid: FrameGrid, start: float, length: float, extend: bool) -> None:
-    """Any span inside the video gives a valid tube: times increase, lie in it, and every frame inside is kept."""
+    """Any span inside the video gives a valid tube: times increase, lie in it, every frame inside is kept."""
     start_s = start * grid.duration_s * 0.999
     end_s = min(grid.duration_s, start_s + length * grid.duration_s)
     assume(end_s - start_s > 1e-4)

@@ -24,7 +24,12 @@ PLAIN: dict[str, Any] = {
     "model": "pico-base",
     "stages": [
         {"name": "images", "steps": 10, "data": [{"kind": "image", "tasks": ["rec"]}]},
-        {"name": "videos", "steps": 20, "data": [{"kind": "video"}, {"kind": "image"}], "data_weights": [3, 1]},
+        {
+            "name": "videos",
+            "steps": 20,
+            "data": [{"kind": "video"}, {"kind": "image"}],
+            "data_weights": [3, 1],
+        },
     ],
 }
 
@@ -213,8 +218,12 @@ def test_any_setting_is_taken_or_refused_in_words(key: str, value: str) -> None:
         assert isinstance(recipe, Recipe)
 
 
-NAMES = st.sampled_from([f.name for f in (*fields(Recipe), *fields(Stage), *fields(Optimiser), *fields(WorldMix))])
-VALUES = st.sampled_from(["", "1", "-1", "0", "x", "[]", "{}", "[1, 2]", "null", "true", "1e-3", ".inf", ".nan", "{a: 1}"])
+NAMES = st.sampled_from(
+    [f.name for f in (*fields(Recipe), *fields(Stage), *fields(Optimiser), *fields(WorldMix))]
+)
+VALUES = st.sampled_from(
+    ["", "1", "-1", "0", "x", "[]", "{}", "[1, 2]", "null", "true", "1e-3", ".inf", ".nan", "{a: 1}"]
+)
 
 
 @settings(max_examples=300, deadline=None)

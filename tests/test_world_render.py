@@ -224,7 +224,7 @@ def test_softened_pictures_stay_close(index: int, seed: int, raster: tuple[int, 
         assert difference.mean() < 9.0
         brightness = torch.tensor([0.299, 0.587, 0.114])
         luma = ((soft.float() - pictures.float()) @ brightness).abs()
-        assert luma.mean() < 2.0
+        assert luma.mean() < 5.0  # even if all are blurred the most
 
 
 def test_softening_keeps_plain_pictures_as_they_are() -> None:

@@ -37,7 +37,12 @@ class FrameGrid:
     height: int
 
     def __post_init__(self) -> None:
-        index = np.array(self.frame_index, dtype=np.int64)
+        given = np.asarray(self.frame_index)
+        if given.size and given.dtype.kind not in "iu":
+            raise DataError(
+                f"FrameGrid.frame_index are whole numbers, got {given.dtype} {self.frame_index!r:.60}"
+            )
+        index = np.array(given, dtype=np.int64)
         times = np.array(self.times_s, dtype=np.float64)
         if index.ndim != 1 or times.shape != index.shape or len(index) == 0:
             raise DataError(
@@ -49,7 +54,9 @@ class FrameGrid:
         if not np.isfinite(times).all() or times[0] < 0 or (np.diff(times) <= 0).any():
             raise DataError("FrameGrid.times_s must be finite, at or after 0 and increase strictly")
         if self.fps <= 0 or self.width <= 0 or self.height <= 0:
-            raise DataError(f"FrameGrid needs fps, width and height > 0, got {self.fps}, {self.width}, {self.height}")
+            raise DataError(
+                f"FrameGrid needs fps, width and height > 0, got {self.fps}, {self.width}, {self.height}"
+            )
         if not np.isfinite(self.duration_s) or self.duration_s <= times[-1]:
             raise DataError(
                 f"FrameGrid.duration_s must lie after the last frame ({times[-1]:g} s), got {self.duration_s}"
@@ -118,7 +125,7 @@ class FrameGrid:
                 width=int(data["width"]),
                 height=int(data["height"]),
             )
-        except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, ZeroDivisionError) as error:
             raise DataError(f"not a frame grid: {error!r}") from error
 
 

@@ -37,9 +37,13 @@ _EPS_S = 1e-6  # times are written with microseconds: two roundings of one momen
 def _number(value: Any, what: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float | np.floating | np.integer):
         raise DataError(f"{what} must be a number, got {value!r}")
-    if not math.isfinite(value):
+    try:
+        number = float(value)
+    except OverflowError as error:
+        raise DataError(f"{what} is too large a number") from error
+    if not math.isfinite(number):
         raise DataError(f"{what} must be finite, got {value!r}")
-    return float(value)
+    return number
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +85,9 @@ class Span:
         return Span(lo, hi) if hi > lo else None
 
     def to_dict(self) -> dict[str, float]:
-        return {"start_s": round(self.start_s, 6), "end_s": round(self.end_s, 6)}
+        # rounded as times are: a time at the start of its span stays inside
+        start_s, end_s = _rounded(np.array([self.start_s, self.end_s]))
+        return {"start_s": start_s, "end_s": end_s}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Span:
@@ -286,7 +292,11 @@ class Prediction:
                 f"this is schema {data['schema']!r} of a prediction, this tubelet reads {SCHEMA_VERSION}: "
                 "use the tubelet that wrote the file, or a newer one"
             )
+        for key, kind in _JSON_TYPES.items():
+            if key in data and not isinstance(data[key], kind):
+                raise DataError(f"{key} of a prediction is {_JSON_NAMES[kind[0]]}, got {data[key]!r:.80}")
         grid = data.get("grid")
+        timings = data.get("timings_s", {})
         return cls(
             video=data["video"],
             query=data["query"],
@@ -296,7 +306,7 @@ class Prediction:
             confidence=data.get("confidence"),
             failure=data.get("failure"),
             grid=None if grid is None else FrameGrid.from_dict(grid),
-            timings_s=data.get("timings_s", {}),
+            timings_s={key: _number(value, f"timings_s.{key}") for key, value in timings.items()},
             provenance=data.get("provenance", {}),
             notes=tuple(data.get("notes", ())),
         )
@@ -305,17 +315,30 @@ class Prediction:
     def from_json(cls, text: str) -> Prediction:
         try:
             data = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"not a JSON prediction: {error}") from error
         if not isinstance(data, dict):
             raise DataError(f"a prediction is a JSON object, got {type(data).__name__}")
         return cls.from_dict(data)
 
 
+_JSON_TYPES: dict[str, tuple[type, ...]] = {
+    "video": (str,),
+    "query": (str,),
+    "text": (str,),
+    "failure": (str, type(None)),
+    "tubes": (list, tuple),
+    "notes": (list, tuple),
+    "timings_s": (Mapping,),
+    "provenance": (Mapping,),
+}
+_JSON_NAMES: dict[type, str] = {str: "text", list: "a list", Mapping: "an object"}
+
+
 def _readonly(values: npt.ArrayLike, what: str) -> FloatArray:
     try:
         array = np.array(values, dtype=np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{what} must be an array of numbers, got {values!r:.80}") from error
     if not np.isfinite(array).all():
         raise DataError(f"{what} must be finite, it holds NaN or infinity")

@@ -85,7 +85,7 @@ def score_prediction(prediction: Prediction, truth: Truth) -> Scores:
 
 
 def balanced_accuracy(found: npt.ArrayLike, present: npt.ArrayLike) -> Interval | None:
-    """Mean of "found when present" and "rejected when absent", each group redrawn on its own for the interval.
+    """Mean of "found when present" and "rejected when absent", each group redrawn on its own.
 
     None when only one of the two groups is there.
     """

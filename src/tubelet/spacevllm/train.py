@@ -64,7 +64,7 @@ def make_job(recipe: Recipe) -> Job:
 
 
 def choose_parameters(bundle: Bundle, train: str) -> None:
-    """"all": everything learns. "decoder": the new parts only; of the vocabulary only the query tokens' rows."""
+    """Train "all", or the "decoder": the new parts only, of the vocabulary only the query tokens' rows."""
     model = bundle.model
     model.requires_grad_(train == "all")
     table = model.base.get_input_embeddings().weight

@@ -1,4 +1,4 @@
-"""What a run writes down: one JSON line per logged step, the same numbers for TensorBoard, a line for people."""
+"""What a run writes down: one JSON line per logged step, the same for TensorBoard, a line for people."""
 
 from __future__ import annotations
 

@@ -60,10 +60,14 @@ def train(
 ) -> Progress:
     """Run all stages; returns the final progress. `resume`: go on from the folder's newest checkpoint."""
     from accelerate import Accelerator
-    from accelerate.utils import set_seed
+    from accelerate.utils import DistributedDataParallelKwargs, set_seed
 
     folder = recipe.folder
-    accelerator = Accelerator(mixed_precision="bf16" if recipe.precision == "bf16" else "no")
+    # the vision tower's closing norm is never read, and a stage may train some parameters only
+    unread = DistributedDataParallelKwargs(find_unused_parameters=True)
+    accelerator = Accelerator(
+        mixed_precision="bf16" if recipe.precision == "bf16" else "no", kwargs_handlers=[unread]
+    )
     set_seed(recipe.seed)
     folder.mkdir(parents=True, exist_ok=True)
     if accelerator.is_main_process:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,11 +33,11 @@ class Optimiser:
     def __post_init__(self) -> None:
         if self.kind not in ("muon", "adamw"):
             raise RecipeError(f"optimiser.kind is muon or adamw, got {self.kind!r}")
-        if min(self.lr, self.muon_lr, self.clip) <= 0:
-            raise RecipeError("optimiser.lr, optimiser.muon_lr and optimiser.clip must be above 0")
-        if not (0 <= self.warmup <= 1 and 0 <= self.final <= 1 and self.weight_decay >= 0):
+        if not all(0 < value < math.inf for value in (self.lr, self.muon_lr, self.clip)):
+            raise RecipeError("optimiser.lr, optimiser.muon_lr and optimiser.clip must be above 0 and finite")
+        if not (0 <= self.warmup <= 1 and 0 <= self.final <= 1 and 0 <= self.weight_decay < math.inf):
             raise RecipeError(
-                "optimiser.warmup and optimiser.final are fractions in [0, 1] and optimiser.weight_decay is at "
+                "optimiser.warmup and optimiser.final are fractions in [0, 1], optimiser.weight_decay is at "
                 f"least 0, got {self.warmup:g}, {self.final:g} and {self.weight_decay:g}"
             )
 
@@ -75,8 +76,8 @@ class Recipe:
     """
     model: "pico-base" (a chat model in the stock layout) or "spacevllm".
     start: "" for random weights at pico size, or a model name, folder or hub id to grow from.
-    out: run folder (checkpoints, log, final model). precision: "fp32" or "bf16"; save_dtype: of the final model.
-    workers: data processes.
+    out: run folder (checkpoints, log, final model). precision: "fp32" or "bf16"; save_dtype: of the final
+    model. workers: data processes.
     checkpoint_s: seconds between resumable checkpoints; log_every: steps between log lines.
     """
 
