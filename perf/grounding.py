@@ -50,8 +50,8 @@ def main() -> None:
 
     import tubelet
     from tubelet.video import VideoWriter
+    from tubelet.world.choreography import SceneConfig, make_scene
     from tubelet.world.files import draw_frames
-    from tubelet.world.scene import SceneConfig, make_scene
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "clip.mp4"
@@ -82,7 +82,11 @@ def main() -> None:
         ("  of which encode", encode, ""),
         ("further question", further, f"{further / first:.1%} of the first (target <= 5 %)"),
         ("further question, text", text, f"{text / first:.1%} of the first"),
-        ("10 questions together", together, f"{separate / together:.1f}x faster than 10 calls (target >= 6x)"),
+        (
+            "10 questions together",
+            together,
+            f"{separate / together:.1f}x faster than 10 calls (target >= 6x)",
+        ),
         ("10 separate calls", separate, ""),
         ("10 on one state", one_by_one, ""),
     ]

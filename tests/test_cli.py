@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import video_files
 
+import video_files
 from tubelet import cli
 from tubelet.tube import Prediction
 from tubelet.world.files import make_world
@@ -118,12 +118,13 @@ def test_folder_truncated_and_audio_only(run, clip: Path, tmp_path: Path) -> Non
     one_sentence(run("ground", tmp_path, "x"), "folder")
     cut = tmp_path / "cut.mp4"
     cut.write_bytes(clip.read_bytes())
-    one_sentence(run("ground", video_files.cut_off(cut, 0.3), "x"), "cut.mp4")
+    one_sentence(run("ground", video_files.cut_off(cut, 0.3), "x"), "cut off")
     one_sentence(run("ground", video_files.audio_only(tmp_path / "sound.m4a"), "x"), "sound.m4a")
 
 
 @pytest.mark.parametrize(
-    ("sentence", "words"), [("", ("empty",)), ("   \n", ("empty",)), ("word " * 10_000, ("2000", "characters"))]
+    ("sentence", "words"),
+    [("", ("empty",)), ("   \n", ("empty",)), ("word " * 10_000, ("2000", "characters"))],
 )
 def test_sentences_that_cannot_be_asked(run, clip: Path, sentence: str, words) -> None:
     result = run("ground", clip, sentence)

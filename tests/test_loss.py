@@ -118,6 +118,7 @@ def bce(logit: float, target: float) -> float:
 def test_terms_against_loops() -> None:
     """Every term of a small batch, counted one by one in plain Python."""
     out, _ = outputs(3, 4)
+    out = DecoderOutput(**{name: getattr(out, name).detach() for name in DecoderOutput.__slots__})
     has = torch.tensor([[1, 1, 0, 0], [0, 0, 0, 0], [1, 0, 0, 0]], dtype=torch.bool)
     mask = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0], [1, 1, 0, 0]], dtype=torch.bool)
     active = torch.tensor([[0, 1, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0]], dtype=torch.bool)

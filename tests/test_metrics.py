@@ -129,7 +129,9 @@ def test_balanced_accuracy() -> None:
 
 
 def test_summary_counts_every_query() -> None:
-    out = summarise([Scores(1.0, 0.6), Scores(0.0, 0.0)], [True, False, True], [True, True, False], [0.5, 0.0])
+    out = summarise(
+        [Scores(1.0, 0.6), Scores(0.0, 0.0)], [True, False, True], [True, True, False], [0.5, 0.0]
+    )
     assert out["m_tIoU"].mean == 0.5 and out["m_vIoU"].mean == pytest.approx(0.3)
     assert out["vIoU@0.5"].mean == 0.5 and out["vIoU@0.5"].n == 2
     assert out["sIoU"].mean == 0.25

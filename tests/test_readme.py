@@ -26,7 +26,9 @@ def test_commands_and_python_of_the_readme_run(tmp_path: Path) -> None:
     for line in "\n".join(shell).splitlines():
         if line.strip():
             command = line.replace("tubelet", tubelet, 1)
-            done = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True, check=False)
+            done = subprocess.run(
+                command, shell=True, cwd=tmp_path, capture_output=True, text=True, check=False
+            )
             assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
     assert (tmp_path / "annotated.mp4").stat().st_size > 1000
     done = subprocess.run(
@@ -47,6 +49,8 @@ def test_the_tree_in_the_readme_is_the_tree() -> None:
     named = set(re.findall(r"^ {6}([\w/.,]+(?:, [\w.]+)*)  ", tree, flags=re.MULTILINE))
     names = {part.strip().rstrip("/") for entry in named for part in entry.split(",")}
     package = ROOT / "src" / "tubelet"
-    real = {p.name for p in package.iterdir() if not p.name.startswith("__") and p.name != "py.typed"} | {"__init__.py"}
+    real = {p.name for p in package.iterdir() if not p.name.startswith("__") and p.name != "py.typed"} | {
+        "__init__.py"
+    }
     hidden = {"errors.py"}  # said by its name
     assert names == real - hidden

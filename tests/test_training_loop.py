@@ -379,6 +379,75 @@ def test_accumulated_half_batches_equal_one_batch(tmp_path: Path) -> None:
     assert rows_job().model.weight.sum() != whole.model.weight.sum()
 
 
+TWO = """
+import os, sys
+from dataclasses import dataclass
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+import tubelet.training.log
+from tubelet.config_io import from_dict, load_yaml
+from tubelet.training.loop import Job, train
+from tubelet.training.recipe import Recipe
+
+tubelet.training.log.find_spec = lambda name: None
+
+class Model(torch.nn.Linear):
+    def __init__(self):
+        super().__init__(3, 1)
+        self.unread = torch.nn.Parameter(torch.zeros(2))  # as a vision tower's closing norm is
+
+@dataclass
+class Rows:
+    x: torch.Tensor
+    y: torch.Tensor
+    def to(self, device):
+        return self
+
+torch.manual_seed(0)
+model = Model()
+table = torch.randn(64, 4, generator=torch.Generator().manual_seed(1))
+
+def loss(model, rows, stage):
+    error = (model(rows.x)[:, 0] - rows.y).square().mean()
+    return error, {"loss": error}, 2
+
+def make_batch(stage, k):
+    rows = table[2 * k : 2 * k + 2]
+    return Rows(rows[:, :3], rows[:, 3])
+
+recipe = from_dict(Recipe, load_yaml(Path(sys.argv[1])))
+train(recipe, Job(model, make_batch, loss, lambda folder: None))
+torch.save(model.state_dict(), Path(sys.argv[1]).with_name(os.environ["RANK"] + ".pt"))
+"""
+
+
+def test_two_processes_equal_accumulation(tmp_path: Path) -> None:
+    """Two processes with one batch each are one process with two batches a step.
+
+    A parameter that the loss never reads, as some models have, is no obstacle.
+    """
+    alone = rows_job()
+    train(rows_recipe(tmp_path / "alone", 2, 2), alone)
+    path, script = tmp_path / "two.yaml", tmp_path / "script.py"
+    path.write_text(yaml.safe_dump(to_dict(rows_recipe(tmp_path / "two", 2, 1))))
+    script.write_text(TWO)
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run(
+        [sys.executable, *launch, str(script), str(path)],
+        env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert torch.equal(first["weight"], second["weight"]) and torch.equal(first["bias"], second["bias"])
+    assert torch.allclose(first["weight"], alone.model.weight, atol=1e-6)
+    assert [line["questions"] for line in lines(tmp_path / "two")] == [12]
+    assert not torch.equal(alone.model.weight, rows_job().model.weight)  # something was learnt
+
+
 def test_one_step_by_hand(tmp_path: Path) -> None:
     """One AdamW step with clipping, written out."""
     job = rows_job()

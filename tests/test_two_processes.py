@@ -49,7 +49,9 @@ def test_two_processes_equal_one_that_accumulates(tmp_path: Path) -> None:
     for name, (launcher, settings) in runs.items():
         out = tmp_path / name
         command = [sys.executable, *launcher, str(script), str(recipe), f"out={out}", *settings]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=300, check=False
+        )
         assert done.returncode == 0, done.stderr[-3000:]
         weights[name] = load_file(out / "checkpoint-00000002" / "model.safetensors")
     assert weights["one"].keys() == weights["two"].keys()

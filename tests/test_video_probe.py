@@ -233,10 +233,17 @@ def test_a_stream_that_begins_in_the_middle_of_a_group(tmp_path: Path) -> None:
     np.testing.assert_allclose(video.times_s, times, atol=1e-9)
 
 
-def test_a_truncated_file_with_its_index_gives_what_is_there(tmp_path: Path) -> None:
+def test_a_truncated_file_with_its_index_says_so(tmp_path: Path) -> None:
+    """Its header is whole and announces more than the file holds: no answer on a part of the video."""
     path = files.write(tmp_path / "a.mp4", 60, container_options={"movflags": "+faststart"})
-    video = open_video(files.cut_off(path, 0.6))
-    assert 10 < video.n_frames < 60
+    with pytest.raises(VideoError, match=r"a.mp4 is cut off: its header announces 2.4 s, only \d"):
+        open_video(files.cut_off(path, 0.6))
+
+
+def test_a_file_that_lacks_its_last_frames_gives_what_is_there(tmp_path: Path) -> None:
+    path = files.write(tmp_path / "a.mp4", 60, container_options={"movflags": "+faststart"})
+    video = open_video(files.cut_off(path, 0.95))
+    assert 50 < video.n_frames < 60
     shown = files.numbers(read_clip(video, sample_indices(video, range(video.n_frames - 2))).pixels)
     assert shown == list(range(video.n_frames - 2))
 

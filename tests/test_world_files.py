@@ -17,9 +17,10 @@ from tubelet.errors import DataError, OutputError
 from tubelet.tube import TASKS, Tube
 from tubelet.video import open_video, read_clip, sample_indices
 from tubelet.world import files
+from tubelet.world.choreography import SceneConfig, make_scene
 from tubelet.world.files import even, frame_times, make_world, read_annotations, scene_with_questions
 from tubelet.world.render import render
-from tubelet.world.scene import ACTIONS, SPLITS, SceneConfig, make_scene
+from tubelet.world.scene import ACTIONS, SPLITS
 from tubelet.world.tasks import truth_boxes
 
 SMALL: dict[str, Any] = {"seed": 7, "height": 48, "fps": 5.0}

@@ -13,6 +13,7 @@ import pytest
 
 from tubelet.errors import DataError
 from tubelet.tube import TASKS, Span
+from tubelet.world.choreography import SceneConfig, make_scene
 from tubelet.world.language import (
     ACTION_WORDS,
     Look,
@@ -24,18 +25,7 @@ from tubelet.world.language import (
     shortened,
     with_article,
 )
-from tubelet.world.scene import (
-    ACTIONS,
-    COLOURS,
-    SHAPES,
-    SIZES,
-    TEXTURES,
-    Actor,
-    Event,
-    Scene,
-    SceneConfig,
-    make_scene,
-)
+from tubelet.world.scene import ACTIONS, COLOURS, SHAPES, SIZES, TEXTURES, Actor, Event, Scene
 from tubelet.world.tasks import IMAGE_TASKS, VIDEO_TASKS, Question, make_questions, truth_boxes
 
 # --- the reader ----------------------------------------------------------------------------------

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tubelet.tube import Span
+from tubelet.world.choreography import make_scene
 from tubelet.world.render import render, signed_distance, soften
-from tubelet.world.scene import COLOURS, Actor, Event, Scene, make_scene
+from tubelet.world.scene import COLOURS, Actor, Event, Scene
 
 STILL = (0.0, 0.0, 1.0, 0.0)
 GREY = (0.4, 0.4, 0.4)

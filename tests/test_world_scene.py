@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tubelet.errors import DataError
+from tubelet.world.choreography import SceneConfig, make_scene
 from tubelet.world.render import render, signed_distance
 from tubelet.world.scene import (
     ACTIONS,
@@ -30,8 +31,6 @@ from tubelet.world.scene import (
     Actor,
     Event,
     Scene,
-    SceneConfig,
-    make_scene,
 )
 
 STILL = (0.0, 0.0, 1.0, 0.0)  # a pan of no amplitude

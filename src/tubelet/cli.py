@@ -36,8 +36,10 @@ def main() -> None:
         app(standalone_mode=True)
     except TubeletError as error:
         _fail(str(error))
-    except KeyboardInterrupt:
-        _fail("interrupted", 130)
+    except SystemExit as stop:
+        if stop.code == 130:  # typer turns Ctrl-C into this code without a word
+            typer.echo("tubelet: interrupted", err=True)
+        raise
     except BrokenPipeError:  # the reader of our stdout has gone (for example `| head`)
         sys.stderr.close()
         raise SystemExit(1) from None

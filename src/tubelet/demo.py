@@ -13,8 +13,9 @@ from tubelet.grounder import load
 from tubelet.tube import Prediction, Tube
 from tubelet.video import VideoWriter, open_video, read_clip, sample_uniform
 from tubelet.view import write_contact_sheet, write_overlay, write_timeline
+from tubelet.world.choreography import make_scene
 from tubelet.world.files import draw_frames, even
-from tubelet.world.scene import Scene, make_scene
+from tubelet.world.scene import Scene
 from tubelet.world.tasks import Question, make_questions, truth_boxes
 
 # a test scene that shows the point: two things that look alike, and the action tells which one is meant

@@ -64,7 +64,7 @@ def _corpus() -> list[str]:
     import numpy as np
 
     from tubelet.tube import TASKS
-    from tubelet.world.scene import SceneConfig, make_scene
+    from tubelet.world.choreography import SceneConfig, make_scene
     from tubelet.world.tasks import make_questions
 
     lines: list[str] = []

@@ -220,7 +220,7 @@ def baseline(name: str, records: Sequence[Record]) -> dict[str, Interval]:
     constant_centre: the middle 75 % of the video with a box of a third of the picture in its middle;
     random_track: a random actor's true boxes over its whole visible time (knows where things are, not which).
     """
-    from tubelet.world.scene import SceneConfig, make_scene
+    from tubelet.world.choreography import SceneConfig, make_scene
 
     scores: list[Scores] = []
     sious: list[float] = []

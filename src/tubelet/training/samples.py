@@ -85,8 +85,8 @@ class WorldMix:
 
 def world_batch(mix: WorldMix, step: int, split: str = "train") -> list[Sample]:
     """Batch number `step` of the stream; deterministic. Scenes without any question are skipped."""
+    from tubelet.world.choreography import SceneConfig, make_scene
     from tubelet.world.render import render, soften
-    from tubelet.world.scene import SceneConfig, make_scene
     from tubelet.world.tasks import make_questions
 
     still = mix.kind == "image"

@@ -172,6 +172,7 @@ def open_video(source: str | os.PathLike[str] | bytes | BinaryIO) -> Video:
         rates = [stream.average_rate, stream.guessed_rate, stream.base_rate]
         time_base = Fraction(stream.time_base or 1)
         stream_index, has_audio = int(stream.index), bool(media.streams.audio)
+        announced_s = _announced_duration(media, stream, name)
         head = read_head(media, stream)
     sar = sar if sar > 0 else Fraction(1)
 
@@ -190,7 +191,7 @@ def open_video(source: str | os.PathLike[str] | bytes | BinaryIO) -> Video:
             f"{path} holds a {codec} video stream but no frame of it can be decoded: "
             "the file is empty or damaged, copy or download it again"
         )
-    return _assemble(
+    video = _assemble(
         path,
         data,
         byte_size,
@@ -205,6 +206,25 @@ def open_video(source: str | os.PathLike[str] | bytes | BinaryIO) -> Video:
         index,
         rates,
     )
+    if video.duration_s < 0.8 * announced_s and announced_s - video.duration_s > 0.5:
+        raise VideoError(
+            f"{path} is cut off: its header announces {announced_s:.1f} s, only {video.duration_s:.1f} s "
+            f"({video.n_frames} frames) can be read: copy or download it again"
+        )
+    return video
+
+
+def _announced_duration(media: InputContainer, stream: VideoStream, container: str) -> float:
+    """How long an mp4 says its video is, 0 where the container does not say it for sure.
+
+    The shorter of the stream's and the film's length: an edit list shows less than the stream holds, and the
+    film may be longer than its pictures by its sound.
+    """
+    if "mp4" not in container or not stream.duration or not media.duration or stream.time_base is None:
+        return 0.0
+    import av
+
+    return float(min(stream.duration * stream.time_base, Fraction(media.duration, av.time_base)))
 
 
 def _assemble(

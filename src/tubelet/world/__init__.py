@@ -4,7 +4,8 @@
 questions about it, `files` writes mp4 files with annotations. Training on it needs no video library.
 """
 
-from tubelet.world.scene import Actor, Event, Scene, make_scene
+from tubelet.world.choreography import make_scene
+from tubelet.world.scene import Actor, Event, Scene
 from tubelet.world.tasks import Question, make_questions
 
 __all__ = ["Actor", "Event", "Question", "Scene", "make_questions", "make_scene"]

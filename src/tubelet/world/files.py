@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 
 from tubelet.errors import DataError, OutputError
+from tubelet.world.choreography import SceneConfig, make_scene
 from tubelet.world.render import render
-from tubelet.world.scene import Scene, SceneConfig, make_scene
+from tubelet.world.scene import Scene
 from tubelet.world.tasks import IMAGE_TASKS, Question, make_questions, truth_boxes
 
 SCHEMA_VERSION = 1

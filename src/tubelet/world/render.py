@@ -17,7 +17,15 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-from tubelet.world.scene import CROSS_ARM, CROSS_HALF, SHAPES, SQUARE_HALF, STAR_INNER, TEXTURES, Scene
+from tubelet.world.scene import (
+    CROSS_ARM,
+    CROSS_HALF,
+    SHAPES,
+    SQUARE_HALF,
+    STAR_INNER,
+    TEXTURES,
+    Scene,
+)
 
 _REACH = 1.25  # a window reaches this many radii from the centre: the corners of a turned square
 _BACKGROUND_CELLS = 10
