@@ -44,3 +44,24 @@ def test_every_public_name_exists() -> None:
 
     for name in tubelet.__all__:
         assert getattr(tubelet, name) is not None
+
+
+def test_training_on_the_toy_world_needs_no_video_library(tmp_path: Path) -> None:
+    code = """
+import sys
+sys.modules["av"] = None  # importing it fails
+from tubelet.spacevllm.train import make_job
+from tubelet.training.loop import train
+from tubelet.training.recipe import load_recipe
+recipe = load_recipe(sys.argv[1], ["out=" + sys.argv[2]])
+assert train(recipe, make_job(recipe)).total_steps == 1
+"""
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(
+        "name: x\nmodel: pico-base\nworkers: 0\nspacevllm: {max_frames: 2, prompts: brief}\n"
+        "stages: [{name: a, steps: 1, data: [{batch: 1, questions: 1, frames: 2}]}]\n"
+    )
+    command = [sys.executable, "-c", code, str(recipe), str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "out" / "model" / "config.json").is_file()

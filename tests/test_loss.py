@@ -29,6 +29,8 @@ from tubelet.training.samples import WorldMix, world_batch
 
 Box = tuple[float, float, float, float]
 
+pytestmark = pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad=True:UserWarning")
+
 
 def restated_giou(a: Box, b: Box) -> float:
     """Rezatofighi et al. 2019, equation by equation, on plain numbers."""

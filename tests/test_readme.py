@@ -52,5 +52,5 @@ def test_the_tree_in_the_readme_is_the_tree() -> None:
     real = {p.name for p in package.iterdir() if not p.name.startswith("__") and p.name != "py.typed"} | {
         "__init__.py"
     }
-    hidden = {"errors.py"}  # said by its name
+    hidden = {"errors.py"}  # its name says it
     assert names == real - hidden

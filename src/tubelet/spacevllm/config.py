@@ -60,8 +60,7 @@ class SpaceVLLMConfig:
     time_decimals: of the seconds in prompts and answers.
     snap_answers: training answers name times of sampled frames instead of the exact seconds (our addition).
     mid_layer: layer of the LLM whose states also predict activity during training (our addition; 0: none).
-    activity: train and use the activity, presence and box-quality heads (our additions).
-    presence_threshold: below it the answer is "not in this video".
+    presence_threshold: below it the answer is "not in this video" (our addition; 0 switches the presence head off).
     domain: what the model knows, for the warning when it is used on something else.
     """
 
@@ -72,7 +71,6 @@ class SpaceVLLMConfig:
     time_decimals: int = 2
     snap_answers: bool = False
     mid_layer: int = 0
-    activity: bool = True
     presence_threshold: float = 0.5
     domain: str = ""
     decoder: DecoderConfig = field(default_factory=DecoderConfig)

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from tubelet.errors import RecipeError
 from tubelet.spacevllm.batch import Batch, collate, normalise
+from tubelet.spacevllm.calibrate import presence_threshold, world_domain
 from tubelet.spacevllm.checkpoint import Bundle, load_bundle, new_pico, save_base, save_bundle, with_queries
-from tubelet.spacevllm.domain import Domain, fit_domain, save_domain, statistics
+from tubelet.spacevllm.domain import save_domain
 from tubelet.spacevllm.loss import middle_loss, space_losses, text_loss, total_loss
 from tubelet.training.loop import Job
 from tubelet.training.recipe import Recipe, Stage
-from tubelet.training.samples import WorldMix, world_batch
+from tubelet.training.samples import world_batch
 
 
 def make_job(recipe: Recipe) -> Job:
@@ -53,14 +52,25 @@ def make_job(recipe: Recipe) -> Job:
         if recipe.model == "pico-base":
             save_base(bundle, folder, dtype)
         else:
-            save_bundle(replace(bundle, trained=True), folder, dtype)
-            if recipe.spacevllm.domain:
-                save_domain(world_domain(recipe.stages[-1].data), folder)
+            finish(bundle, recipe, folder, dtype)
 
     def prepare(stage: Stage) -> None:
         choose_parameters(bundle, stage.train)
 
     return Job(bundle.model, make_batch, loss, save, prepare=prepare)
+
+
+def finish(bundle: Bundle, recipe: Recipe, folder: Path, dtype: torch.dtype) -> None:
+    """Calibrate on the validation split and write the final SpaceVLLM folder."""
+    mixes = recipe.stages[-1].data
+    model = bundle.model
+    if model.config.activity:
+        model.config = replace(
+            model.config, presence_threshold=round(presence_threshold(bundle, mixes[0]), 4)
+        )
+    save_bundle(replace(bundle, trained=True), folder, dtype)
+    if model.config.domain:
+        save_domain(world_domain(mixes), folder)
 
 
 def choose_parameters(bundle: Bundle, train: str) -> None:
@@ -88,14 +98,3 @@ def make_world_batch(bundle: Bundle, mix: Any, k: int) -> Batch:
     return collate(
         samples, bundle.model.config, bundle.layout, bundle.tokenizer, bundle.model.tokens_per_frame
     )
-
-
-def world_domain(mixes: Sequence[WorldMix], clips: int = 600) -> Domain:
-    """What toy-world pictures of these mixes look like, for the note on footage that is something else."""
-    rows: list[npt.NDArray[np.float64]] = []
-    step = 0
-    while len(rows) < clips:
-        mix = replace(mixes[step % len(mixes)], batch=10, questions=1)
-        rows += [statistics(sample.pixels) for sample in world_batch(mix, 10_000_000 + step)]
-        step += 1
-    return fit_domain(np.array(rows))

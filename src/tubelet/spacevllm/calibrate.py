@@ -1,0 +1,60 @@
+"""What is measured on the validation split after training: the presence threshold, and what the data look like.
+
+Train, val and test never share a scene (`world.choreography.scene_rng`), so neither number has seen the test split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from tubelet.spacevllm.batch import collate, normalise
+from tubelet.spacevllm.checkpoint import Bundle
+from tubelet.spacevllm.domain import Domain, fit_domain, statistics
+from tubelet.training.samples import WorldMix, world_batch
+
+
+def presence_threshold(bundle: Bundle, mix: WorldMix, questions: int = 600) -> float:
+    """The threshold with the best balanced accuracy of "is it in the video?" on the validation split."""
+    model = bundle.model.eval()
+    present: list[bool] = []
+    scores: list[float] = []
+    step = 0
+    mix = replace(mix, batch=8, questions=4, tasks=("stvg",), absent_rate=0.4, answer_rate=0.0)
+    while len(present) < questions:
+        samples = world_batch(mix, step, split="val")
+        batch = collate(samples, model.config, bundle.layout, bundle.tokenizer, model.tokens_per_frame)
+        batch = batch.to(model.device)
+        with torch.no_grad():
+            out = model(batch.packed, normalise(batch.pixels, bundle.pixel_mean, bundle.pixel_std))
+        scores += out.decoder.presence_logits.sigmoid().tolist()
+        present += batch.truth.present.tolist()
+        step += 1
+    return best_threshold(np.array(scores), np.array(present))
+
+
+def best_threshold(scores: npt.NDArray[np.float64], present: npt.NDArray[np.bool_]) -> float:
+    """Midway between two neighbouring scores, where (true positive rate + true negative rate) is largest."""
+    order = np.argsort(scores)
+    sorted_scores, is_present = scores[order], present[order]
+    # cutting before position k: everything from k on counts as present
+    kept = np.concatenate([[0], np.cumsum(is_present[::-1])])[::-1] / max(1, is_present.sum())
+    rejected = np.concatenate([[0], np.cumsum(~is_present)]) / max(1, (~is_present).sum())
+    k = int((kept + rejected).argmax())
+    edges = np.concatenate([[0.0], sorted_scores, [1.0]])
+    return float((edges[k] + edges[k + 1]) / 2)
+
+
+def world_domain(mixes: Sequence[WorldMix], clips: int = 600) -> Domain:
+    """What toy-world pictures of these mixes look like, for the note on footage that is something else."""
+    rows: list[npt.NDArray[np.float64]] = []
+    step = 0
+    while len(rows) < clips:
+        mix = replace(mixes[step % len(mixes)], batch=10, questions=1)
+        rows += [statistics(sample.pixels) for sample in world_batch(mix, step, split="val")]
+        step += 1
+    return fit_domain(np.array(rows))
