@@ -62,12 +62,10 @@ def make_job(recipe: Recipe) -> Job:
 
 def finish(bundle: Bundle, recipe: Recipe, folder: Path, dtype: torch.dtype) -> None:
     """Calibrate on the validation split and write the final SpaceVLLM folder."""
-    mixes = recipe.stages[-1].data
+    mixes, learnt = recipe.stages[-1].data, recipe.stages[-1].losses
     model = bundle.model
-    if model.config.activity:
-        model.config = replace(
-            model.config, presence_threshold=round(presence_threshold(bundle, mixes[0]), 4)
-        )
+    threshold = round(presence_threshold(bundle, mixes[0]), 4) if learnt.presence > 0 else 0.0
+    model.config = replace(model.config, presence_threshold=threshold)
     save_bundle(replace(bundle, trained=True), folder, dtype)
     if model.config.domain:
         save_domain(world_domain(mixes), folder)
