@@ -15,7 +15,9 @@ def balanced(scores: np.ndarray, present: np.ndarray, threshold: float) -> float
     return (scores[present] >= threshold).mean() / 2 + (scores[~present] < threshold).mean() / 2
 
 
-@given(st.lists(st.tuples(st.integers(1, 999), st.booleans()), min_size=2, max_size=40, unique_by=lambda r: r[0]))
+@given(
+    st.lists(st.tuples(st.integers(1, 999), st.booleans()), min_size=2, max_size=40, unique_by=lambda r: r[0])
+)
 def test_no_threshold_is_better(rows: list[tuple[int, bool]]) -> None:
     scores, present = np.array([r[0] / 1000 for r in rows]), np.array([r[1] for r in rows])
     if present.all() or not present.any():
@@ -30,7 +32,9 @@ def test_domain_knows_the_toy_world_and_not_noise(tmp_path) -> None:
     save_domain(domain, tmp_path)
     loaded = load_domain(tmp_path)
     assert loaded is not None
-    toys = [s.pixels for k in range(4) for s in world_batch(WorldMix(batch=10, questions=1, frames=6, seed=5), k)]
+    toys = [
+        s.pixels for k in range(4) for s in world_batch(WorldMix(batch=10, questions=1, frames=6, seed=5), k)
+    ]
     wrong = sum(domain_note(loaded, pixels, "the toy world") is not None for pixels in toys)
     assert wrong <= 0.15 * len(toys)
     rng = np.random.default_rng(0)

@@ -22,12 +22,13 @@ import yaml
 from tubelet.config_io import to_dict
 from tubelet.errors import ModelError, RecipeError
 from tubelet.spacevllm.batch import collate, normalise
+from tubelet.spacevllm.calibrate import best_threshold, presence_threshold, world_domain
 from tubelet.spacevllm.checkpoint import Bundle, load_bundle
 from tubelet.spacevllm.config import DecoderConfig, SpaceVLLMConfig
 from tubelet.spacevllm.decoder import cxcywh_to_xyxy
 from tubelet.spacevllm.domain import domain_note
 from tubelet.spacevllm.loss import LossWeights, box_iou, space_losses, total_loss
-from tubelet.spacevllm.train import choose_parameters, make_job, world_domain
+from tubelet.spacevllm.train import choose_parameters, make_job
 from tubelet.training import checkpoint as checkpoint_module
 from tubelet.training.checkpoint import Progress, checkpoints, read_progress, save_checkpoint
 from tubelet.training.loop import STAGE_OFFSET, Job, _loader, make_optimisers, peaks, schedule, train
@@ -37,6 +38,7 @@ from tubelet.training.samples import WorldMix, sample_times, world_batch
 IMAGES = WorldMix(kind="image", batch=2, questions=2, tasks=("rec", "qa"))
 VIDEOS = WorldMix(kind="video", batch=2, questions=2, tasks=("stvg", "tvg", "qa"), frames=3)
 STATE = dict[str, torch.Tensor]
+CALIBRATED = 0.25
 
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
@@ -44,13 +46,14 @@ pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:User
 
 @pytest.fixture(autouse=True)
 def _fresh_run(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """TensorBoard has its own test; elsewhere its import would be most of the time.
+    """TensorBoard and calibration have their own tests; elsewhere they would be most of the time.
 
     accelerate keeps one precision per process: forget it between tests.
     """
     from accelerate.state import AcceleratorState
 
     monkeypatch.setattr("tubelet.training.log.find_spec", lambda name: None)
+    monkeypatch.setattr("tubelet.spacevllm.train.presence_threshold", lambda bundle, mix: CALIBRATED)
     yield
     AcceleratorState._reset_state(True)
 
@@ -111,11 +114,13 @@ def uninterrupted(
 ) -> dict[str, tuple[Path, STATE]]:
     """Final parameters of runs that nothing stopped, by kind of optimiser."""
     found = {}
-    for kind in ("muon", "adamw"):
-        out = tmp_path_factory.mktemp("runs") / kind
-        progress, state = run(recipe_of(out, tiny_base_folder, tiny_config, kind))
-        assert (progress.stage, progress.step, progress.total_steps) == (1, 4, 6)
-        found[kind] = out, state
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tubelet.spacevllm.train.presence_threshold", lambda bundle, mix: CALIBRATED)
+        for kind in ("muon", "adamw"):
+            out = tmp_path_factory.mktemp("runs") / kind
+            progress, state = run(recipe_of(out, tiny_base_folder, tiny_config, kind))
+            assert (progress.stage, progress.step, progress.total_steps) == (1, 4, 6)
+            found[kind] = out, state
     return found
 
 
@@ -172,7 +177,7 @@ def test_training_changes_parameters_and_saves_them(
         name for name in still if "post_layernorm" in name
     ]  # which the stock model does not read
     saved = load_bundle(folder / "model")
-    assert saved.trained and saved.model.config == tiny_config
+    assert saved.trained and saved.model.config == replace(tiny_config, presence_threshold=CALIBRATED)
     same(saved.model.state_dict(), state)
     recipe = json.loads((folder / "recipe.json").read_text())
     assert recipe["stages"][1]["accumulate"] == 2 and recipe["name"] == "tiny"
@@ -661,6 +666,28 @@ def test_tensorboard_gets_the_same_numbers(tmp_path: Path, monkeypatch: pytest.M
     for line in lines(tmp_path / "run"):
         assert told["loss", line["total_steps"]] == pytest.approx(line["loss"], abs=1e-5)
     assert written[-1][0] == "closed"
+
+
+def test_best_threshold_against_brute_force() -> None:
+    """No other cut between two scores judges presence better; scores at or above it count as present."""
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        n = int(rng.integers(2, 12))
+        scores, present = rng.permutation(np.linspace(0.05, 0.95, n)), rng.random(n) < 0.5
+        present[:2] = True, False
+
+        def judged(cut: float, scores: Any = scores, present: Any = present) -> float:
+            found = scores >= cut
+            return float((found[present].mean() + (~found[~present]).mean()) / 2)
+
+        got = best_threshold(scores, present)
+        assert 0 < got < 1
+        assert judged(got) == pytest.approx(max(judged(cut) for cut in np.linspace(0, 1, 201)))
+
+
+def test_presence_threshold_of_a_model(tiny_bundle: Bundle) -> None:
+    first, second = (presence_threshold(tiny_bundle, VIDEOS, questions=20) for _ in range(2))
+    assert first == second and 0 <= first <= 1
 
 
 def test_world_domain_knows_the_toy_world() -> None:
