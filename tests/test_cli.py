@@ -201,7 +201,7 @@ def test_disk_full(run, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(write._Encoder, "write", full)
     result = run("ground", clip, "the red circle", "--out", tmp_path / "o.mp4")
-    assert result.code == 1 and "space" in result.err and "Traceback" not in result.err
+    assert result.code == 1 and "disk is full" in result.err and "Traceback" not in result.err
     assert list(tmp_path.iterdir()) == []
 
 

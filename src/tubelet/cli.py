@@ -218,10 +218,12 @@ def evaluate(
     with _progress("evaluating") as step:
         result = evaluate_world(grounder, out, n, seed, task, span_reader or None, progress=step)
     names = list(result.metrics)
-    typer.echo(f"{'':18}" + "".join(f"{name:>26}" for name in names))
+    widths = [max(24, len(name) + 2) for name in names]
+    typer.echo(f"{'':18}" + "".join(f"{name:>{w}}" for name, w in zip(names, widths, strict=True)))
     rows = {model: result.metrics, **result.baselines}
     for name, row in rows.items():
-        typer.echo(f"{name[:18]:18}" + "".join(f"{(str(row[m]) if m in row else '-'):>26}" for m in names))
+        cells = [str(row[m]) if m in row else "-" for m in names]
+        typer.echo(f"{name[-18:]:18}" + "".join(f"{c:>{w}}" for c, w in zip(cells, widths, strict=True)))
     typer.echo(f"n {result.n}, failed {result.n_failed}; written to {out}", err=True)
     if result.n_failed:
         raise SystemExit(1)
