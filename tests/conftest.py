@@ -8,11 +8,16 @@ input moves every output.
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+# one thread in the tests and in the processes they start: sums come out the same to the last bit, and the parallel
+# workers of pytest do not fight for the cores
+os.environ["OMP_NUM_THREADS"] = "1"
 
 TINY_FRAMES = 4
 
