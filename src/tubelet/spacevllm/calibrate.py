@@ -24,7 +24,7 @@ def presence_threshold(bundle: Bundle, mix: WorldMix, questions: int = 600) -> f
     present: list[bool] = []
     scores: list[float] = []
     step = 0
-    mix = replace(mix, batch=8, questions=4, tasks=("stvg",), absent_rate=0.4, answer_rate=0.0)
+    mix = replace(mix, kind="video", batch=8, questions=4, tasks=("stvg",), absent_rate=0.4, answer_rate=0.0)
     while len(present) < questions:
         samples = world_batch(mix, step, split="val")
         batch = collate(samples, model.config, bundle.layout, bundle.tokenizer, model.tokens_per_frame)
