@@ -24,9 +24,11 @@ from tubelet.world.scene import (
     SIZES,
     SPLITS,
     TEXTURES,
+    TOUCH_DEPTH,
     Actor,
     Event,
     Scene,
+    reach,
 )
 
 
@@ -277,8 +279,10 @@ def _touch(
     end = float(np.round(start + length, 2))
     if end > duration - 0.5:
         return None
-    far = math.hypot(b.x - a.x, b.y - a.y)
-    go = far - 0.9 * (a.radius + b.radius)
+    far, turn = math.hypot(b.x - a.x, b.y - a.y), math.atan2(b.y - a.y, b.x - a.x)
+    reach_a = a.radius * reach(a.shape, turn - a.angle_rad)
+    reach_b = b.radius * reach(b.shape, turn + math.pi - b.angle_rad)
+    go = far - TOUCH_DEPTH * (reach_a + reach_b)
     if go < 0.1:
         return None
     event = Event("touch", start, end, (b.x - a.x) / far * go, (b.y - a.y) / far * go, target=other)

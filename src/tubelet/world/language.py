@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tubelet.tube import Span
-from tubelet.world.scene import Actor, Event, Scene
+from tubelet.world.scene import DIRECTIONS, MOVES, Actor, Event, Scene
 
 ACTION_WORDS: dict[str, tuple[str, ...]] = {
     "move_left": ("moves left", "moves to the left", "goes left"),
@@ -93,16 +93,32 @@ def matches(scene: Scene, phrase: Phrase) -> list[Match]:
                 found.append(Match(a, span, None))
             continue
         for event in actor.events:
-            if event.action != phrase.action:
+            if not looks_like(event, phrase.action):
                 continue
-            if event.target is not None and phrase.wants == "doer" and phrase.other is not None:
-                if not phrase.other.fits(scene.actors[event.target]):
+            if event.target is not None and phrase.other is not None and phrase.relation is None:
+                if phrase.wants == "doer" and not phrase.other.fits(scene.actors[event.target]):
                     continue
             elif not _related(scene, phrase, a, event.start_s):
                 continue
             boxed = a if phrase.wants == "doer" or event.target is None else event.target
             found.append(Match(boxed, event.span, event))
     return found
+
+
+def looks_like(event: Event, action: str) -> bool:
+    """Whether an onlooker would call the event this action.
+
+    Who enters, leaves, follows or goes to touch something also moves in some direction, to the eye.
+    """
+    if event.action == action:
+        return True
+    if action not in MOVES or event.action not in ("enter", "leave", "follow", "touch"):
+        return False
+    ux, uy = DIRECTIONS[action.removeprefix("move_")]
+    along, across = event.dx * ux + event.dy * uy, abs(event.dx * uy) + abs(event.dy * ux)
+    if event.action == "touch":  # there and back, at any slant
+        return abs(along) >= 0.4 * across
+    return along > across
 
 
 def _related(scene: Scene, phrase: Phrase, actor: int, time_s: float) -> bool:
@@ -129,7 +145,8 @@ def say(phrase: Phrase, rng: np.random.Generator, form: str = "declarative") -> 
     """The phrase in words. Forms: declarative, interrogative ("what ...?"), noun ("the ring that ...")."""
     if phrase.wants == "other":
         return f"what does the {phrase.look.say()} {_base_form(phrase.action)}?"
-    nothing_said = phrase.look == Look()
+    placed = phrase.relation is not None and phrase.other is not None
+    nothing_said = phrase.look == Look() and not placed
     who = "something" if nothing_said else f"the {phrase.look.say()}"
     if phrase.relation is not None and phrase.other is not None:
         who = f"{who} {RELATIONS[phrase.relation]} the {phrase.other.say()}"

@@ -48,6 +48,7 @@ _BOUNCE_PERIOD_S = 0.9
 BOUNCE_HEIGHT = 0.13
 _SPIN_RAD_PER_S = math.radians(100)
 _TOUCH_TRAVEL_S = 0.6
+TOUCH_DEPTH = 0.93  # touching shapes overlap a little, along the line between their centres
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +212,24 @@ def _polygon(shape: str) -> FloatArray | None:
         corners += [(sx * CROSS_ARM, sy * CROSS_HALF) for sx in (-1, 1) for sy in (-1, 1)]
         return np.array(corners)
     return None
+
+
+def reach(shape: str, turn_rad: float) -> float:
+    """How far a shape of unit radius reaches from its centre in a direction of its own frame (0: to the right)."""
+    a, b = abs(math.cos(turn_rad)), abs(math.sin(turn_rad))
+    if shape == "square":
+        return SQUARE_HALF / max(a, b)
+    if shape == "cross":
+        across = min(CROSS_HALF / max(a, 1e-9), CROSS_ARM / max(b, 1e-9))
+        down = min(CROSS_ARM / max(a, 1e-9), CROSS_HALF / max(b, 1e-9))
+        return max(across, down)
+    if shape == "triangle":  # three sides at distance 1/2, their normals at 90, -30 and -150 degrees
+        return 0.5 / max(math.cos(turn_rad - math.pi * k) for k in (1 / 2, -1 / 6, -5 / 6))
+    if shape == "star":  # the line from a tip (1, 0) to a notch at STAR_INNER, 36 degrees
+        fold = abs(math.remainder(turn_rad + math.pi / 2, 2 * math.pi / 5))
+        notch_x, notch_y = STAR_INNER * math.cos(math.pi / 5), STAR_INNER * math.sin(math.pi / 5)
+        return notch_y / (notch_y * math.cos(fold) + (1 - notch_x) * math.sin(fold))
+    return 1.0
 
 
 def shape_extents(actors: Sequence[Actor], angle_rad: FloatArray) -> tuple[FloatArray, ...]:
