@@ -93,6 +93,27 @@ def test_a_second_run_asks_only_what_is_missing(data: Path, tmp_path: Path) -> N
         assert sorted((folder / "predictions.jsonl").read_text().splitlines()) == sorted(lines)
 
 
+def test_an_untrained_model_is_scored_beside_it(data: Path, tmp_path: Path) -> None:
+    records = read_annotations(data / "data")
+    broken = Oracle(records, broken=[Path(r["video"]).name for r in records])
+    told: list[tuple[int, int]] = []
+    result = evaluate_world(
+        Oracle(records),
+        run_folder(data, tmp_path),
+        n=24,
+        seed=4,
+        height=96,
+        fps=10,
+        untrained=broken,
+        progress=lambda done, total: told.append((done, total)),
+    )
+    assert list(result.baselines) == ["untrained", "constant_centre", "random_track"]
+    assert result.baselines["untrained"]["m_tIoU"].mean == 0.0 and result.n_failed == 0
+    assert result.metrics["m_tIoU"].mean == pytest.approx(1.0, abs=1e-6)
+    assert len((tmp_path / "untrained.jsonl").read_text().splitlines()) == 25
+    assert told[-1] == (48, 48) and told == sorted(told)
+
+
 def test_baselines_are_between_nothing_and_the_truth(data: Path) -> None:
     records = read_annotations(data / "data")
     centre, track = (baseline(name, records) for name in ("constant_centre", "random_track"))

@@ -283,6 +283,21 @@ def test_ask_in_words(tiny: Any, toy_video: Path, encoded: Any) -> None:
         tiny.ask(encoded, "  ")
 
 
+def test_an_untrained_twin_has_the_same_shape_and_other_weights(tiny: Any, toy_video: Path) -> None:
+    random = tiny.untrained()
+    again = tiny.untrained()
+    mine, theirs = tiny.model.state_dict(), random.model.state_dict()
+    assert {n: t.shape for n, t in mine.items()} == {n: t.shape for n, t in theirs.items()}
+    assert not torch.equal(mine["space_decoder.box_head.0.weight"], theirs["space_decoder.box_head.0.weight"])
+    assert torch.equal(
+        again.model.state_dict()["space_decoder.box_head.0.weight"], theirs["space_decoder.box_head.0.weight"]
+    )
+    state = random.encode(toy_video)
+    assert random.ground_many(state, ["the red circle"])[0].provenance["trained"] is False
+    with pytest.raises(ModelError, match=r"encoded by .*untrained \(seed 0\), not by"):
+        tiny.ground(state, "the red circle")
+
+
 # --- what the heads decide -----------------------------------------------------------------------
 
 
@@ -306,6 +321,13 @@ def test_presence_decides_whether_it_is_there(
             prediction = grounder.ground(path, "the red circle", task, span_reader=reader)
             assert prediction.found == found and prediction.failure is None
             assert prediction.confidence == pytest.approx(1 / (1 + np.exp(-logit)), abs=1e-5)
+    # with a calibrated threshold the confidence is told relative to it: 0.5 is always the border
+    for logit, found in ((1.0, False), (1.2, True)):
+        grounder = with_presence(new_tiny, tiny_config, logit)
+        grounder.config = replace(grounder.config, presence_threshold=0.75)  # a logit of 1.0986
+        prediction = grounder.ground(toy_video, "the red circle", span_reader=reader)
+        assert prediction.found == found and (prediction.confidence > 0.5) == found
+        assert prediction.confidence == pytest.approx(1 / (1 + np.exp(np.log(3) - logit)), abs=1e-5)
     # a given span says that it is there: the boxes are given whatever presence says
     absent = with_presence(new_tiny, tiny_config, -3.0)
     assert absent.ground(toy_video, "the red circle", "svg", Span(0.0, 1.0)).found

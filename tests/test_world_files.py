@@ -248,7 +248,12 @@ def test_image_tasks_write_images(tmp_path: Path) -> None:
         if record["task"] == "reg":
             assert record["given_box"] and record["answer"].startswith("the ")
         if record["task"] == "dgc":
-            assert [text for text, _ in record["phrases"]] and record["answer"].endswith(".")
+            assert record["phrases"] and record["answer"].endswith(".")
+            for phrase in record["phrases"]:
+                box = scene.boxes_at([0.0])[0][phrase["actor"], 0]
+                assert phrase["text"] in record["answer"] and phrase["box_xyxy"] == pytest.approx(
+                    box, abs=1e-5
+                )
     drawn = render([scene], [[0.0]], 48, even(48 * scene.aspect))[0, 0].numpy()
     assert np.array_equal(np.asarray(Image.open(tmp_path / record["video"])), drawn)  # png loses nothing
 

@@ -206,6 +206,9 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Seed of the test videos.")] = 7,
     task: Annotated[str, typer.Option(help="stvg, tvg, svg or rec.")] = "stvg",
     span_reader: Annotated[str, typer.Option(help="text, activity or both; default: the model's own.")] = "",
+    untrained: Annotated[
+        bool, typer.Option(help="Also score the model with random weights, as a baseline.")
+    ] = True,
 ) -> None:
     """Score a model; prints a table, writes predictions.jsonl and metrics.json; a second call resumes."""
     if benchmark != "world":
@@ -215,8 +218,18 @@ def evaluate(
 
     grounder = load(model)
     _make_folder(out)
+    random_weights = getattr(grounder, "untrained", None)  # methods without training have none
     with _progress("evaluating") as step:
-        result = evaluate_world(grounder, out, n, seed, task, span_reader or None, progress=step)
+        result = evaluate_world(
+            grounder,
+            out,
+            n,
+            seed,
+            task,
+            span_reader or None,
+            progress=step,
+            untrained=random_weights() if untrained and random_weights else None,
+        )
     names = list(result.metrics)
     widths = [max(24, len(name) + 2) for name in names]
     typer.echo(f"{'':18}" + "".join(f"{name:>{w}}" for name, w in zip(names, widths, strict=True)))

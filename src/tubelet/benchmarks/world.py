@@ -2,6 +2,7 @@
 
     DIR/data/              the mp4 files and annotations (made once per n and seed)
     DIR/predictions.jsonl  one prediction per query, written as they come; a second run resumes
+    DIR/untrained.jsonl    the same of the model with random weights, when asked for
     DIR/metrics.json       scores with 95 % intervals, run card
 
 Queries are grouped by video: each is decoded and encoded once.
@@ -52,17 +53,19 @@ def evaluate_world(
     height: int = 180,
     fps: float = 15.0,
     progress: Callable[[int, int], None] | None = None,
+    untrained: Grounder | None = None,
 ) -> WorldResult:
-    """Run and score. Resumes from predictions.jsonl when it belongs to the same model and data."""
+    """Run and score. Resumes from predictions.jsonl when it belongs to the same model and data.
+
+    untrained: a model to be scored as a baseline on the same queries.
+    """
     if task not in ("stvg", "tvg", "svg", "rec"):
         raise DataError(f"the toy-world benchmark scores stvg, tvg, svg and rec, got {task!r}")
     folder = Path(folder)
     data = folder / "data"
     make_world(data, n, seed, split, tasks=(task,), height=height, fps=fps)
     records = read_annotations(data)[: limit or n]
-    header = {
-        "model": grounder.name,
-        "revision": getattr(grounder, "revision", ""),
+    settings = {
         "n": n,
         "seed": seed,
         "task": task,
@@ -71,9 +74,35 @@ def evaluate_world(
         "fps": fps,
         "span_reader": span_reader or "",
     }
-    path = folder / "predictions.jsonl"
-    done = _read_done(path, header)
     started = time.monotonic()
+    runs = [(grounder, folder / "predictions.jsonl")]
+    runs += [(untrained, folder / "untrained.jsonl")] if untrained is not None else []
+    headers, answered = [], []
+    for k, (asked, path) in enumerate(runs):
+        headers.append({"model": asked.name, "revision": getattr(asked, "revision", ""), **settings})
+
+        def step(finished: int, total: int, before: int = k * len(records)) -> None:
+            if progress is not None:
+                progress(before + finished, len(runs) * total)
+
+        answered.append(_run(asked, data, records, path, headers[k], step))
+    random_weights = None
+    if untrained is not None:
+        random_weights = judge(records, answered[1], task).metrics
+    return _score(folder, records, answered[0], headers[0], random_weights, time.monotonic() - started)
+
+
+def _run(
+    grounder: Grounder,
+    data: Path,
+    records: Sequence[Record],
+    path: Path,
+    header: Record,
+    progress: Callable[[int, int], None],
+) -> dict[str, Record]:
+    """Answer what `path` does not hold yet, video by video; returns all lines by id."""
+    done = _read_done(path, header)
+    task, span_reader = header["task"], header["span_reader"] or None
     try:
         with path.open("a", encoding="utf-8") as out:
             if path.stat().st_size == 0:
@@ -86,11 +115,10 @@ def evaluate_world(
                     done[line["id"]] = line
                     finished += 1
                 out.flush()
-                if progress is not None:
-                    progress(finished, len(records))
+                progress(finished, len(records))
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
-    return _score(folder, records, done, header, time.monotonic() - started)
+    return done
 
 
 def _read_done(path: Path, header: Record) -> dict[str, Record]:
@@ -160,9 +188,17 @@ def truth_of(record: Record) -> Truth:
     )
 
 
-def _score(
-    folder: Path, records: Sequence[Record], done: dict[str, Record], header: Record, seconds: float
-) -> WorldResult:
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """metrics by name; failures: id and reason; vious: vIoU by kind of question."""
+
+    metrics: dict[str, Interval]
+    failures: list[Record]
+    vious: dict[str, list[float]]
+
+
+def judge(records: Sequence[Record], done: dict[str, Record], task: str) -> Judged:
+    """Score the answered lines against the truth."""
     scores: list[Scores] = []
     found: list[bool] = []
     present: list[bool] = []
@@ -181,18 +217,31 @@ def _score(
             continue
         scores.append(score_tube(prediction.tube, truth))
         by_kind.setdefault(record["kind"], []).append(scores[-1].viou)
-        if header["task"] == "svg":
+        if task == "svg":
             sious.append(siou(prediction.tube, truth))
         elif "given_span" in line:
             tubes = line["given_span"]
             sious.append(siou(Tube.from_dict(tubes[0]) if tubes else None, truth))
-    metrics = summarise(scores, found, present, sious)
-    baselines = {name: baseline(name, records) for name in ("constant_centre", "random_track")}
+    return Judged(summarise(scores, found, present, sious), failures, by_kind)
+
+
+def _score(
+    folder: Path,
+    records: Sequence[Record],
+    done: dict[str, Record],
+    header: Record,
+    untrained: dict[str, Interval] | None,
+    seconds: float,
+) -> WorldResult:
+    judged = judge(records, done, header["task"])
+    metrics, failures, by_kind = judged.metrics, judged.failures, judged.vious
+    baselines = {} if untrained is None else {"untrained": untrained}
+    baselines |= {name: baseline(name, records) for name in ("constant_centre", "random_track")}
     report = {
         "run": header,
         "protocol": "tubelet",
         "n": len(records),
-        "n_present": sum(present),
+        "n_present": sum(bool(r["present"]) for r in records),
         "n_failed": len(failures),
         "metrics": {k: v.to_dict() for k, v in metrics.items()},
         "vIoU_by_kind": {

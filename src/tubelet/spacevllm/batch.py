@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from tubelet.spacevllm.config import SpaceVLLMConfig
+from tubelet.spacevllm.dense import DenseTruth, dense_truth
 from tubelet.spacevllm.loss import SpaceTruth
 from tubelet.spacevllm.pack import Packed, Suffix, pack
 from tubelet.spacevllm.prompts import (
@@ -32,11 +33,15 @@ class Batch:
     pixels: torch.Tensor  # (N, 3, S, S) uint8, all frames of all samples, row after row
     truth: SpaceTruth
     n_questions: int
+    dense: DenseTruth | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         names = SpaceTruth.__slots__
         truth = SpaceTruth(**{name: getattr(self.truth, name).to(device) for name in names})
-        return replace(self, packed=self.packed.to(device), pixels=self.pixels.to(device), truth=truth)
+        dense = None if self.dense is None else self.dense.to(device)
+        return replace(
+            self, packed=self.packed.to(device), pixels=self.pixels.to(device), truth=truth, dense=dense
+        )
 
 
 def collate(
@@ -62,11 +67,14 @@ def collate(
         )
         suffixes.append([_suffix(sample, k, config, layout, tokenizer) for k in range(len(sample.questions))])
     packed = pack(prefixes, suffixes)
+    things = [s.things for s in samples if s.things is not None]
+    wants_dense = config.dense_attributes or config.dense_actions
     return Batch(
         packed=packed,
         pixels=torch.from_numpy(np.concatenate([s.pixels for s in samples])).permute(0, 3, 1, 2),
         truth=_truth(samples, packed.frame_mask.shape[1]),
         n_questions=sum(len(s.questions) for s in samples),
+        dense=dense_truth(things, tokens_per_frame) if wants_dense and len(things) == len(samples) else None,
     )
 
 

@@ -60,7 +60,10 @@ class SpaceVLLMConfig:
     time_decimals: of the seconds in prompts and answers.
     snap_answers: training answers name times of sampled frames instead of the exact seconds (our addition).
     mid_layer: layer of the LLM whose states also predict activity during training (our addition; 0: none).
-    presence_threshold: below it the answer is "not in this video" (our addition; 0 switches the presence head off).
+    dense_attributes, dense_actions: class counts of the dense labels learnt beside the questions when a model is
+        trained from scratch (our addition; none: no such heads).
+    presence_threshold: presence below it means "not in this video" (our addition; 0 switches the presence head off).
+        Answers show presence relative to it, so that 0.5 is the border (`readout.calibrated`).
     domain: what the model knows, for the warning when it is used on something else.
     """
 
@@ -71,6 +74,8 @@ class SpaceVLLMConfig:
     time_decimals: int = 2
     snap_answers: bool = False
     mid_layer: int = 0
+    dense_attributes: tuple[int, ...] = ()
+    dense_actions: int = 0
     presence_threshold: float = 0.5
     domain: str = ""
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
@@ -83,6 +88,8 @@ class SpaceVLLMConfig:
         ):
             if getattr(self, name) not in options:
                 raise ModelError(f"{name} is one of {', '.join(options)}, got {getattr(self, name)!r}")
+        if self.dense_actions and not self.mid_layer:
+            raise ModelError("dense_actions are read from the middle layer: set mid_layer")
         if self.max_frames < 1:
             raise ModelError(f"max_frames must be at least 1, got {self.max_frames}")
 
@@ -103,4 +110,5 @@ class SpaceVLLMConfig:
             )
         values = dict(data)
         values["decoder"] = DecoderConfig(**decoder)
+        values["dense_attributes"] = tuple(data.get("dense_attributes", ()))
         return cls(**values)

@@ -32,7 +32,7 @@ from tubelet.spacevllm.prompts import (
     parse_span,
     question_text,
 )
-from tubelet.spacevllm.readout import FrameReading, make_tube, read_span
+from tubelet.spacevllm.readout import FrameReading, calibrated, make_tube, read_span
 from tubelet.tube import TASKS, Prediction, Span, Tube
 from tubelet.video import Video, open_video, read_clip_report, sample_uniform
 
@@ -49,7 +49,7 @@ class EncodedVideo:
     grid: FrameGrid
     is_image: bool
     prefix: PrefixState
-    model: str
+    model: tuple[str, str]  # name and revision
     timings_s: dict[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -65,6 +65,19 @@ class SpaceVLLMGrounder:
     @property
     def max_frames(self) -> int:
         return self.config.max_frames
+
+    def untrained(self, seed: int = 0) -> SpaceVLLMGrounder:
+        """The same model with random weights: what its architecture knows without training."""
+        from transformers import LlavaOnevisionForConditionalGeneration
+
+        from tubelet.spacevllm.model import SpaceVLLM
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = SpaceVLLM(LlavaOnevisionForConditionalGeneration(self.model.base.config), self.config)
+        model.to(self.model.device, self.model.base.dtype)
+        bundle = replace(self.bundle, model=model, trained=False)
+        return SpaceVLLMGrounder(bundle, f"{self.name}, untrained", f"seed {seed}", self.domain)
 
     # --- encode --------------------------------------------------------------------------------
 
@@ -115,7 +128,9 @@ class SpaceVLLMGrounder:
             note = domain_note(self.domain, clip.pixels, self.config.domain)
             notes = [*notes, note] if note else notes
         timings = {"decode_s": decode_s, "encode_s": time.perf_counter() - start}
-        return EncodedVideo(name, clip.grid, is_image, state, self.name, timings, tuple(notes))
+        return EncodedVideo(
+            name, clip.grid, is_image, state, (self.name, self.revision), timings, tuple(notes)
+        )
 
     def _fit(self, clip: Clip) -> Clip:
         """A clip made elsewhere, thinned to max_frames and resized to the model's square."""
@@ -203,8 +218,12 @@ class SpaceVLLMGrounder:
     def _state(self, video: str | Path | Video | Clip | EncodedVideo) -> EncodedVideo:
         if not isinstance(video, EncodedVideo):
             return self.encode(video)
-        if video.model != self.name:
-            raise ModelError(f"this video was encoded by {video.model}, not by {self.name}: encode it again")
+        if video.model != (self.name, self.revision):
+            encoded, here = (
+                " ".join(part for part in (name, revision and f"({revision})") if part)
+                for name, revision in (video.model, (self.name, self.revision))
+            )
+            raise ModelError(f"this video was encoded by {encoded}, not by {here}: encode it again")
         return video
 
     def _check_task(self, task: str, state: EncodedVideo) -> None:
@@ -251,7 +270,7 @@ class SpaceVLLMGrounder:
             boxes_xyxy=decoder.boxes_xyxy[row].double().cpu().numpy(),
             activity=decoder.activity_logits[row].sigmoid().double().cpu().numpy(),
             quality=decoder.quality_logits[row].sigmoid().double().cpu().numpy(),
-            presence=float(decoder.presence_logits[row].sigmoid()),
+            presence=calibrated(float(decoder.presence_logits[row]), self.config.presence_threshold),
         )
         text = self._text(asked.answers[row]) if asked.answers else ""
         grid = state.grid
@@ -267,7 +286,7 @@ class SpaceVLLMGrounder:
                 )
             return self._prediction(state, query, task, self._tube(span, reading, grid, 1.0, query), **common)
         if task == "rec":
-            if reading.presence < self.config.presence_threshold:
+            if self._absent(reading, None, "activity"):
                 return self._prediction(state, query, task, **common)
             whole = Span(0.0, grid.duration_s)
             tube = Tube(
@@ -295,7 +314,7 @@ class SpaceVLLMGrounder:
     def _absent(self, reading: FrameReading, answer: SpanAnswer | None, reader: str) -> bool:
         if reader == "text":
             return answer is not None and answer.absent
-        return reading.presence < self.config.presence_threshold
+        return self.config.presence_threshold > 0 and reading.presence < 0.5
 
     def _tube(self, span: Span, reading: FrameReading, grid: FrameGrid, sure: float, query: str) -> Tube:
         return make_tube(span, reading, grid, sure, query)

@@ -1,6 +1,6 @@
 """The losses of SpaceVLLM (paper, equation 3): text cross-entropy, L1 and GIoU of boxes; and our additions.
 
-    L = text + lambda * (lambda_1 * L1 + lambda_2 * (1 - GIoU)) + activity + presence + quality + middle
+    L = text + lambda * (lambda_1 * L1 + lambda_2 * (1 - GIoU)) + activity + presence + quality + middle + dense
 
 Box losses count only frames that have a true box (paper: inside the true span); every frame weighs the same.
 """
@@ -29,6 +29,8 @@ class LossWeights:
     quality: float = 0.2
     middle: float = 0.5
     cells: float = 1.0
+    seen: float = 0.5
+    doing: float = 1.0
 
 
 def giou(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -142,4 +144,6 @@ def total_loss(parts: dict[str, torch.Tensor], weights: LossWeights) -> torch.Te
         + weights.quality * parts.get("quality", zero)
         + weights.middle * parts.get("middle", zero)
         + weights.cells * parts.get("cells", zero)
+        + weights.seen * parts.get("seen", zero)
+        + weights.doing * parts.get("doing", zero)
     )

@@ -23,6 +23,7 @@ from transformers.cache_utils import DynamicCache
 
 from tubelet.spacevllm.config import SpaceVLLMConfig
 from tubelet.spacevllm.decoder import DecoderOutput, SpaceDecoder
+from tubelet.spacevllm.dense import DoingHead, SeenHead
 from tubelet.spacevllm.pack import Packed, block_mask, suffix_mask
 
 VISION_CHUNK = 32  # frames per pass of the vision tower in inference: bounds memory, changes no number
@@ -30,9 +31,13 @@ VISION_CHUNK = 32  # frames per pass of the vision tower in inference: bounds me
 
 @dataclass(frozen=True, slots=True)
 class TrainOutput:
-    decoder: DecoderOutput  # of the Q questions
-    answer_logits: torch.Tensor  # (A, V) at packed.answer_at
-    middle_logits: torch.Tensor | None  # (Q, T, K): is it going on in this cell? read from the middle layer
+    decoder: DecoderOutput | None = None  # of the Q questions
+    answer_logits: torch.Tensor | None = None  # (A, V) at packed.answer_at
+    middle_logits: torch.Tensor | None = (
+        None  # (Q, T, K): is it going on in this cell? read from the middle layer
+    )
+    seen_logits: torch.Tensor | None = None  # (N, K, .): what is in each cell of each real frame
+    doing_logits: torch.Tensor | None = None  # (N, K, actions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +70,10 @@ class SpaceVLLM(nn.Module):  # type: ignore[misc]
             self.middle_text = nn.Linear(size, 64)
             self.middle_visual = nn.Linear(size, 64)
             self.middle_bias = nn.Parameter(torch.tensor(-2.0))
+        if config.dense_attributes:
+            self.seen_head = SeenHead(size, config.dense_attributes)
+        if config.dense_actions:
+            self.doing_head = DoingHead(size, config.dense_actions)
 
     # --- parts of the base ---------------------------------------------------------------------
 
@@ -112,25 +121,64 @@ class SpaceVLLM(nn.Module):  # type: ignore[misc]
 
     # --- training --------------------------------------------------------------------------------
 
-    def forward(self, packed: Packed, pixels: torch.Tensor) -> TrainOutput:
-        """packed: B rows, Q questions; pixels: (N, 3, S, S) all real frames, row after row."""
-        embeds = self.embed(packed, self.frame_features(pixels))
-        out = self.base.model.language_model(
-            inputs_embeds=embeds,
-            attention_mask=self.attention_mask(block_mask(packed.segment), embeds.dtype),
-            position_ids=packed.position,
-            use_cache=False,
-            output_hidden_states=bool(self.config.mid_layer),
-        )
-        hidden = out.last_hidden_state
+    def forward(self, packed: Packed | None, pixels: torch.Tensor) -> TrainOutput:
+        """packed: B rows, Q questions; pixels: (N, 3, S, S) all real frames, row after row.
+
+        Without `packed` only the vision tower runs, and only `seen_logits` come out.
+        """
+        features = self.frame_features(pixels)
+        seen = self.seen_head(features) if self.config.dense_attributes else None
+        if packed is None:
+            return TrainOutput(seen_logits=seen)
+        hidden, inner = self._read(packed, self.embed(packed, features))
         decoded = self.decode(
             _gather(hidden, packed.query_at), _gather(hidden, packed.visual_at), hidden, packed
         )
-        middle = None
-        if self.config.mid_layer:
-            middle = self._middle(out.hidden_states[self.config.mid_layer], packed)
+        middle = doing = None
+        if inner is not None:
+            middle = self._middle(inner, packed)
+            if self.config.dense_actions:
+                doing = self.doing_head(_gather(inner, packed.visual_at)[packed.frame_mask])
         logits = self.base.lm_head(hidden[packed.answer_row, packed.answer_at])
-        return TrainOutput(decoded, logits, middle)
+        return TrainOutput(decoded, logits, middle, seen, doing)
+
+    def _read(self, packed: Packed, embeds: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Last states (B, L, D) and those of the middle layer.
+
+        Two passes, the same numbers as one: what is prefix in every row goes first, plainly causal (no mask to
+        build, half of the scores to compute); the rest reads its keys and values, with the block mask.
+        """
+        lm, inner = self.base.model.language_model, bool(self.config.mid_layer)
+        split = int(packed.prefix_length.min())
+        if lm.gradient_checkpointing or split == embeds.shape[1]:
+            split = 0  # a cache and checkpointing exclude each other
+        mask = self.attention_mask(block_mask(packed.segment, split), embeds.dtype)
+        if split == 0:
+            out = lm(
+                inputs_embeds=embeds,
+                attention_mask=mask,
+                position_ids=packed.position,
+                use_cache=False,
+                output_hidden_states=inner,
+            )
+            return out.last_hidden_state, out.hidden_states[self.config.mid_layer] if inner else None
+        cache = DynamicCache(config=self.base.config.text_config)
+        before, after = (
+            lm(
+                inputs_embeds=embeds[:, part],
+                attention_mask=seen,
+                position_ids=packed.position[:, part],
+                past_key_values=cache,
+                use_cache=True,
+                output_hidden_states=inner,
+            )
+            for part, seen in ((slice(0, split), None), (slice(split, None), mask))
+        )
+        hidden = torch.cat([before.last_hidden_state, after.last_hidden_state], dim=1)
+        if not inner:
+            return hidden, None
+        layer = self.config.mid_layer
+        return hidden, torch.cat([before.hidden_states[layer], after.hidden_states[layer]], dim=1)
 
     def decode(
         self, query: torch.Tensor, visual: torch.Tensor, text_states: torch.Tensor, packed: Packed

@@ -118,15 +118,18 @@ def pack(prefixes: Sequence[Prefix], suffixes: Sequence[Sequence[Suffix]], pad_i
     return Packed(**{name: torch.from_numpy(np.ascontiguousarray(a)) for name, a in arrays.items()})
 
 
-def block_mask(segment: torch.Tensor) -> torch.Tensor:
-    """Who sees whom: (B, L) segments -> (B, 1, L, L) boolean, True where the row's query may read the key."""
+def block_mask(segment: torch.Tensor, first: int = 0) -> torch.Tensor:
+    """Who sees whom: (B, L) segments -> (B, 1, L - first, L) boolean, True where a query may read the key.
+
+    first: leave out the queries before this column.
+    """
     length = segment.shape[1]
-    causal = torch.ones(length, length, dtype=torch.bool, device=segment.device).tril()
-    asks, gives = segment[:, :, None], segment[:, None, :]
+    causal = torch.ones(length, length, dtype=torch.bool, device=segment.device).tril()[first:]
+    asks, gives = segment[:, first:, None], segment[:, None, :]
     same = (gives == asks) | ((gives == 0) & (asks > 0))
     # padding sees itself only: a row of the softmax with nothing to see would be NaN
     mask = same & causal & (gives >= 0)
-    return (mask | torch.eye(length, dtype=torch.bool, device=segment.device))[:, None]
+    return (mask | torch.eye(length, dtype=torch.bool, device=segment.device)[first:])[:, None]
 
 
 def suffix_mask(

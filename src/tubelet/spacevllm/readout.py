@@ -7,6 +7,7 @@ additions).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +28,15 @@ class FrameReading:
     activity: FloatArray
     quality: FloatArray
     presence: float
+
+
+def calibrated(presence_logit: float, threshold: float) -> float:
+    """Presence as a probability that is 0.5 where the threshold is: below 0.5 means "not in this video".
+
+    threshold: in probabilities, as calibrated on validation data; 0 (no calibration) shifts nothing.
+    """
+    shift = math.log(threshold / (1 - threshold)) if 0 < threshold < 1 else (math.inf if threshold else 0.0)
+    return 1 / (1 + math.exp(min(700.0, shift - presence_logit)))
 
 
 def best_window(probability: npt.ArrayLike, weight: npt.ArrayLike) -> tuple[int, int, float]:

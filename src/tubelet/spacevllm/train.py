@@ -13,6 +13,7 @@ from tubelet.errors import RecipeError
 from tubelet.spacevllm.batch import Batch, collate, normalise
 from tubelet.spacevllm.calibrate import presence_threshold, world_domain
 from tubelet.spacevllm.checkpoint import Bundle, load_bundle, new_pico, save_base, save_bundle, with_queries
+from tubelet.spacevllm.dense import doing_loss, seen_loss
 from tubelet.spacevllm.domain import save_domain
 from tubelet.spacevllm.loss import middle_loss, space_losses, text_loss, total_loss
 from tubelet.training.loop import Job
@@ -39,11 +40,19 @@ def make_job(recipe: Recipe) -> Job:
         return make_world_batch(bundle, stage.data[which], k)
 
     def loss(model: torch.nn.Module, batch: Batch, stage: Stage) -> tuple[torch.Tensor, dict[str, Any], int]:
-        out = model(batch.packed, normalise(batch.pixels, bundle.pixel_mean, bundle.pixel_std))
-        parts = space_losses(out.decoder, batch.truth)
-        parts["text"] = text_loss(out.answer_logits, batch.packed.answer_ids)
+        vision_only = stage.train == "vision"
+        pixels = normalise(batch.pixels, bundle.pixel_mean, bundle.pixel_std)
+        out = model(None if vision_only else batch.packed, pixels)
+        parts: dict[str, Any] = {}
+        if not vision_only:
+            parts = space_losses(out.decoder, batch.truth)
+            parts["text"] = text_loss(out.answer_logits, batch.packed.answer_ids)
         if out.middle_logits is not None:
             parts["middle"] = middle_loss(out.middle_logits, batch.truth)
+        if batch.dense is not None and out.seen_logits is not None:
+            parts["seen"] = seen_loss(out.seen_logits, bundle.model.config.dense_attributes, batch.dense)
+        if batch.dense is not None and out.doing_logits is not None:
+            parts["doing"] = doing_loss(out.doing_logits, batch.dense)
         total = total_loss(parts, stage.losses)
         return total, {"loss": total, **parts}, batch.n_questions
 
@@ -72,7 +81,8 @@ def finish(bundle: Bundle, recipe: Recipe, folder: Path, dtype: torch.dtype) -> 
 
 
 def choose_parameters(bundle: Bundle, train: str) -> None:
-    """Train "all", or the "decoder": the new parts only, of the vocabulary only the query tokens' rows."""
+    """Train "all"; the "decoder": the new parts only, of the vocabulary only the query tokens' rows; or "vision":
+    the vision tower and its projector, on dense labels alone."""
     model = bundle.model
     model.requires_grad_(train == "all")
     table = model.base.get_input_embeddings().weight
@@ -80,6 +90,13 @@ def choose_parameters(bundle: Bundle, train: str) -> None:
         hook.remove()
     table._tubelet_hooks = []
     if train == "all":
+        return
+    if train == "vision":
+        if not model.config.dense_attributes:
+            raise RecipeError("a vision stage learns from dense labels: set spacevllm.dense_attributes")
+        seeing = (model.base.model.vision_tower, model.base.model.multi_modal_projector, model.seen_head)
+        for part in seeing:
+            part.requires_grad_(True)
         return
     for name, parameter in model.named_parameters():
         if not name.startswith("base."):

@@ -42,6 +42,19 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
+class Things:
+    """Everything in a sample's frames: A things, T frames.
+
+    boxes_xyxy (A, T, 4) fractions, visible (A, T); attributes (A, n) and doing (A, T): class numbers.
+    """
+
+    boxes_xyxy: npt.NDArray[np.float64]
+    visible: npt.NDArray[np.bool_]
+    attributes: npt.NDArray[np.int64]
+    doing: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
 class Sample:
     """Frames of one video or image, uint8 (T, S, S, 3), and the questions about it."""
 
@@ -50,15 +63,18 @@ class Sample:
     duration_s: float
     questions: tuple[Target, ...]
     is_image: bool = False
+    things: Things | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class WorldMix:
     """What a batch of toy-world samples holds.
 
-    kind: "image" (one frame) or "video"; batch: samples per batch; questions: per sample (packed);
+    kind: "video", "image" (a scene in which nothing moves) or "moment" (one frame of a video: things turn, grow,
+    are dark or half out of sight; for stages that learn from dense labels only); batch: samples per batch; questions: per sample (packed);
     tasks: drawn per question, with repetition as weight; frames and size: T and S of the pixels;
     box_frames: "span" (paper: boxes are learnt inside the true span) or "visible" (wherever it is seen);
+    window: fraction of the video that is seen, at a random place; below 1 a question's event may lie outside.
     answer_rate: fraction of grounding questions whose answer text is learnt too (text tokens cost the most).
     """
 
@@ -72,11 +88,14 @@ class WorldMix:
     box_frames: str = "span"
     answer_rate: float = 1.0
     max_actors: int = 4
+    window: float = 1.0
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.kind not in ("image", "video"):
-            raise RecipeError(f"data.kind is image or video, got {self.kind!r}")
+        if self.kind not in ("image", "moment", "video"):
+            raise RecipeError(f"data.kind is image, moment or video, got {self.kind!r}")
+        if not 0 < self.window <= 1:
+            raise RecipeError(f"data.window is a fraction of the video above 0, got {self.window:g}")
         if self.box_frames not in ("span", "visible"):
             raise RecipeError(f"data.box_frames is span or visible, got {self.box_frames!r}")
         if min(self.batch, self.questions, self.frames, self.size) < 1:
@@ -104,7 +123,7 @@ def world_batch(mix: WorldMix, step: int, split: str = "train") -> list[Sample]:
             continue
         scenes.append(scene)
         asked.append(questions)
-        times.append(np.zeros(1) if still else sample_times(scene.duration_s, mix.frames, rng))
+        times.append(_moments(mix, scene.duration_s, rng))
     pixels = render(scenes, times, mix.size, mix.size)
     soft = (
         soften(pixels.view(-1, mix.size, mix.size, 3), _generator(mix.seed, step)).view(pixels.shape).numpy()
@@ -120,10 +139,21 @@ def world_batch(mix: WorldMix, step: int, split: str = "train") -> list[Sample]:
                     world_target(scene, q, t, mix.box_frames, bool(rng.random() < mix.answer_rate))
                     for q in questions
                 ),
-                is_image=still,
+                is_image=mix.kind != "video",
+                things=world_things(scene, t),
             )
         )
     return [s for s in samples if s.questions]
+
+
+def _moments(mix: WorldMix, duration_s: float, rng: np.random.Generator) -> npt.NDArray[np.float64]:
+    if mix.kind == "image":
+        return np.zeros(1)
+    if mix.kind == "moment":
+        return rng.uniform(0, duration_s, 1)
+    seen_s = mix.window * duration_s
+    start_s = rng.uniform(0, duration_s - seen_s) if mix.window < 1 else 0.0
+    return start_s + sample_times(seen_s, mix.frames, rng)
 
 
 def sample_times(
@@ -163,6 +193,27 @@ def world_target(
         kind=question.kind,
         learn_answer=learn_answer or question.task not in ("stvg", "tvg", "svg", "rec"),
     )
+
+
+WORLD_ATTRIBUTES = (8, 6, 3, 2)  # colours, shapes, textures, sizes
+WORLD_ACTIONS = 14  # nothing, or one of the world's actions
+
+
+def world_things(scene: Scene, times_s: npt.NDArray[np.float64]) -> Things:
+    """All actors of a toy-world scene at these moments."""
+    from tubelet.world.scene import ACTIONS, COLOURS, SHAPES, SIZES, TEXTURES
+
+    boxes, visible = scene.boxes_at(times_s)
+    colours, sizes = tuple(COLOURS), tuple(SIZES)
+    doing = np.zeros(visible.shape, dtype=np.int64)
+    for a, actor in enumerate(scene.actors):
+        for event in actor.events:
+            doing[a, event.span.contains(times_s)] = 1 + ACTIONS.index(event.action)
+    looks = [
+        (colours.index(a.colour), SHAPES.index(a.shape), TEXTURES.index(a.texture), sizes.index(a.size))
+        for a in scene.actors
+    ]
+    return Things(boxes, visible, np.array(looks, dtype=np.int64), doing)
 
 
 def _generator(seed: int, step: int) -> torch.Generator:

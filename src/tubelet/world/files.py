@@ -25,6 +25,7 @@ from tubelet.world.scene import Scene
 from tubelet.world.tasks import IMAGE_TASKS, Question, make_questions, truth_boxes
 
 SCHEMA_VERSION = 1
+WORLD_VERSION = 2  # of the scenes that a seed stands for; 1: touching shapes stopped short of each other
 _CHUNK = 32  # frames drawn at a time: bounds memory
 
 
@@ -124,11 +125,11 @@ def make_world(
 def _keep_settings(folder: Path, settings: dict[str, Any], started: bool) -> None:
     """Note the settings in DIR/world.json; DataError if the files that are there were made with others."""
     path = folder / "world.json"
-    text = json.dumps({"schema": SCHEMA_VERSION, **settings}, indent=1) + "\n"
+    text = json.dumps({"schema": SCHEMA_VERSION, "world": WORLD_VERSION, **settings}, indent=1) + "\n"
     if started and path.exists() and path.read_text(encoding="utf-8") != text:
         raise DataError(
-            f"{folder} holds a toy world with other settings (see {path}): its files would not fit these "
-            f"annotations ({settings}); give another folder, or delete this one"
+            f"{folder} holds a toy world with other settings, or of another version (see {path}): its files "
+            f"would not fit these annotations ({settings}); give another folder, or delete this one"
         )
     temporary = folder / ".world.json.part"
     temporary.write_text(text, encoding="utf-8")
@@ -140,6 +141,7 @@ def annotation(scene: Scene, question: Question, name: str, video: str, fps: flo
     times = frame_times(scene, fps) if video.endswith(".mp4") else np.zeros(1)
     boxes, has = truth_boxes(scene, question, times)
     at = np.nonzero(has)[0]
+    first = scene.boxes_at([0.0])[0][:, 0]
     return {
         "schema": SCHEMA_VERSION,
         "id": name,
@@ -153,7 +155,10 @@ def annotation(scene: Scene, question: Question, name: str, video: str, fps: flo
         "boxes_xyxy": np.round(boxes[at], 5).tolist(),
         "answer": question.answer,
         "given_box": question.given_box,
-        "phrases": [list(p) for p in question.phrases],
+        "phrases": [
+            {"text": text, "actor": actor, "box_xyxy": np.round(first[actor], 5).tolist()}
+            for text, actor in question.phrases
+        ],
         "kind": question.kind,
         "tags": question.tags,
         "duration_s": scene.duration_s,
