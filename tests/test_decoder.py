@@ -16,6 +16,7 @@ from tubelet.errors import ModelError
 from tubelet.spacevllm.config import DecoderConfig
 from tubelet.spacevllm.decoder import DecoderOutput, SpaceDecoder, cxcywh_to_xyxy, grid_sinusoid, sinusoid
 from tubelet.spacevllm.loss import cell_targets
+from tubelet.spacevllm.motion import MotionLayer
 
 HIDDEN = 24
 OPTIONS = [
@@ -25,19 +26,21 @@ OPTIONS = [
         width=16,
         heads=2,
         layers=layers,
+        motion_layers=motion,
         temporal_layers=temporal,
         grid_position=grid,
         cells=cells,
     )
-    for attention, keys, layers, temporal, grid, cells in itertools.product(
+    for attention, keys, layers, motion, temporal, grid, cells in itertools.product(
         ("projected", "parameter_free"),
         ("own_frame", "all_frames"),
         (1, 2),
         (0, 1),
+        (0, 1),
         (False, True),
         (False, True),
     )
-    if attention == "projected" or (layers == 1 and not cells)  # these two belong to "projected"
+    if attention == "projected" or (layers == 1 and not cells and not motion)  # these belong to "projected"
 ]
 
 
@@ -61,7 +64,13 @@ def inputs(
 def made(config: DecoderConfig, seed: int = 0) -> SpaceDecoder:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return SpaceDecoder(HIDDEN, config).eval()
+        return SpaceDecoder(HIDDEN, config, n_visual=9).eval()
+
+
+def answer(decoder: SpaceDecoder, given_: dict[str, torch.Tensor]) -> DecoderOutput:
+    rest = {name: value for name, value in given_.items() if name != "visual"}
+    output: DecoderOutput = decoder(looked=decoder.look(given_["visual"], given_["frame_mask"]), **rest)
+    return output
 
 
 def tensors(out: DecoderOutput) -> dict[str, torch.Tensor]:
@@ -79,7 +88,7 @@ def tensors(out: DecoderOutput) -> dict[str, torch.Tensor]:
 def test_every_option(config: DecoderConfig) -> None:
     """Shapes, ranges; padding is without influence; text and own frame have influence."""
     decoder, given_ = made(config), inputs()
-    out = decoder(**given_)
+    out = answer(decoder, given_)
     assert out.boxes_cxcywh.shape == (2, 3, 4) and out.boxes_xyxy.shape == (2, 3, 4)
     assert out.activity_logits.shape == out.quality_logits.shape == (2, 3)
     assert out.presence_logits.shape == (2,)
@@ -96,25 +105,27 @@ def test_every_option(config: DecoderConfig) -> None:
     padded["text"][:, :4] = given_["text"]
     padded["frame_mask"][:, 3:] = False
     padded["text_mask"][:, 4:] = False
-    with_padding = decoder(**padded)
+    with_padding = answer(decoder, padded)
     for name, value in tensors(out).items():
         other = tensors(with_padding)[name]
         other = other if name == "presence" else other[:, :3]
         assert float((other - value).abs().max()) < 1e-5, name
-    unmasked = decoder(**{**padded, "text_mask": torch.ones(2, 7, dtype=torch.bool)})
+    unmasked = answer(decoder, {**padded, "text_mask": torch.ones(2, 7, dtype=torch.bool)})
     assert float((unmasked.boxes_cxcywh[:, :3] - out.boxes_cxcywh).abs().max()) > 1e-4
 
     # the text matters, in every output
-    for name, value in tensors(decoder(**{**given_, "text": inputs(seed=5)["text"]})).items():
+    for name, value in tensors(answer(decoder, {**given_, "text": inputs(seed=5)["text"]})).items():
         assert float((value - tensors(out)[name]).abs().max()) > 1e-4, name
 
-    # a change in frame 2: own_frame without temporal layers leaves the others alone, all else lets it through
+    # a change in frame 2: own_frame without temporal layers leaves the others alone (a motion layer: all but its
+    # neighbour), all else lets it through
     changed = {**given_, "visual": given_["visual"].clone()}
     changed["visual"][:, 2] += 1.5 * torch.randn(2, 9, HIDDEN, generator=torch.Generator().manual_seed(3))
-    moved = (decoder(**changed).boxes_cxcywh - out.boxes_cxcywh).abs().amax((0, 2))
+    moved = (answer(decoder, changed).boxes_cxcywh - out.boxes_cxcywh).abs().amax((0, 2))
     assert float(moved[2]) > 1e-4
     if config.keys == "own_frame" and not config.temporal_layers:
-        assert float(moved[:2].max()) < 1e-6
+        assert float(moved[0]) < 1e-6
+        assert (float(moved[1]) > 1e-6) == bool(config.motion_layers)
     else:
         assert float(moved[:2].min()) > 1e-6
 
@@ -123,11 +134,68 @@ def test_every_option(config: DecoderConfig) -> None:
 def test_questions_of_one_call_are_independent() -> None:
     for config in OPTIONS[::5]:
         decoder, both = made(config), inputs(3)
-        together = tensors(decoder(**both))
+        together = tensors(answer(decoder, both))
         for q in range(3):
-            alone = tensors(decoder(**{name: value[q : q + 1] for name, value in both.items()}))
+            alone = tensors(answer(decoder, {name: value[q : q + 1] for name, value in both.items()}))
             for name, value in alone.items():
                 assert float((together[name][q : q + 1] - value).abs().max()) < 1e-5
+
+
+@torch.no_grad()
+def test_questions_share_the_look_at_their_video() -> None:
+    for config in OPTIONS[::5]:
+        decoder, two = made(config), inputs(2)
+        texts = inputs(5, seed=3)
+        row = torch.tensor([0, 1, 1, 0, 1])
+        shared = {**two, "text": texts["text"], "text_mask": texts["text_mask"], "row": row}
+        repeated = {**texts, "query": two["query"][row], "visual": two["visual"][row]}
+        for name, value in tensors(answer(decoder, shared)).items():
+            assert torch.allclose(value, tensors(answer(decoder, repeated))[name], atol=1e-5), name
+
+
+# --- motion --------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_a_motion_layer_finds_a_token_that_moved() -> None:
+    """With untrained projections: what is alike is matched, so a moved token reads its own difference of 0."""
+    torch.manual_seed(0)
+    layer = MotionLayer(16, 2, 3)
+    layer.sharpness.fill_(60.0)
+    frames = torch.randn(1, 2, 9, 16)
+    frames[0, 1] = frames[0, 0].roll(1, dims=0)  # every token is one cell further
+    normed = layer.norm(frames)
+    match = torch.nn.functional.normalize(layer._split(layer.match(normed)), dim=-1)
+    weights = (60 * match[:, 1] @ match[:, 0].transpose(-1, -2) + layer._bias(0)).softmax(-1)
+    assert torch.equal(weights.argmax(-1)[0, 0], torch.arange(9).roll(1))
+
+
+@torch.no_grad()
+def test_motion_layers_read_neighbours_only_and_no_padding() -> None:
+    torch.manual_seed(0)
+    layer = MotionLayer(16, 2, 3)
+    x, mask = torch.randn(2, 6, 9, 16), torch.ones(2, 6, dtype=torch.bool)
+    out = layer(x, mask)
+    for changed in range(6):
+        other = x.clone()
+        other[:, changed] = torch.randn(2, 9, 16)
+        moved = (layer(other, mask) - out).abs().amax((0, 2, 3)) > 1e-6
+        assert moved.tolist() == [abs(t - changed) <= 1 for t in range(6)]
+    short = mask.clone()
+    short[0, 4:] = False
+    padded = x.clone()
+    padded[0, 4:] = 7.0
+    assert torch.allclose(layer(padded, short)[0, :4], layer(x[:1, :4], mask[:1, :4])[0], atol=1e-5)
+    single = layer(x[:, :1], mask[:, :1])
+    assert bool(single.isfinite().all())
+
+
+def test_motion_layers_need_a_square_grid() -> None:
+    with pytest.raises(ModelError, match="square grid"):
+        SpaceDecoder(HIDDEN, DecoderConfig(width=16, heads=2, motion_layers=1), n_visual=8)
+    decoder = made(DecoderConfig(width=16, heads=2, motion_layers=1))
+    with pytest.raises(ModelError, match="3 x 3"):
+        decoder.look(torch.zeros(1, 2, 16, HIDDEN), torch.ones(1, 2, dtype=torch.bool))
 
 
 def test_parameter_free_has_no_attention_parameters() -> None:
@@ -166,17 +234,25 @@ def test_cell_logits_steer_the_query() -> None:
     """Cross-attention 2 looks where the cells say that the target is."""
     config = DecoderConfig(width=16, heads=2, cells=True)
     decoder, given_ = made(config), inputs()
-    before = decoder(**given_)
+    before = answer(decoder, given_)
     decoder.layers[0].cells.bias.fill_(50.0)  # a constant changes no attention weight
-    shifted = decoder(**given_)
+    shifted = answer(decoder, given_)
     assert torch.allclose(before.boxes_cxcywh, shifted.boxes_cxcywh, atol=1e-4)
     decoder.layers[0].cells.visual.weight.mul_(30.0)
-    steered = decoder(**given_)
+    steered = answer(decoder, given_)
     assert float((steered.boxes_cxcywh - before.boxes_cxcywh).abs().max()) > 1e-3
 
 
 @pytest.mark.parametrize(
-    "settings_", [{"attention": "none"}, {"keys": "some"}, {"width": 10, "heads": 4}, {"heads": 0}]
+    "settings_",
+    [
+        {"attention": "none"},
+        {"keys": "some"},
+        {"width": 10, "heads": 4},
+        {"heads": 0},
+        {"motion_layers": -1},
+        {"motion_layers": 1, "attention": "parameter_free"},
+    ],
 )
 def test_settings_are_checked(settings_: dict[str, object]) -> None:
     with pytest.raises(ModelError, match=r"decoder\."):

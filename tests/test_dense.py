@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from tubelet.spacevllm.dense import DenseTruth, dense_truth, doing_loss, seen_lo
 from tubelet.spacevllm.model import SpaceVLLM
 from tubelet.spacevllm.train import choose_parameters, make_world_batch
 from tubelet.training.samples import (
+    POSE,
     WORLD_ACTIONS,
     WORLD_ATTRIBUTES,
     Things,
@@ -21,7 +24,7 @@ from tubelet.training.samples import (
     world_things,
 )
 from tubelet.world.choreography import make_scene
-from tubelet.world.scene import ACTIONS, COLOURS, SHAPES, SIZES, TEXTURES
+from tubelet.world.scene import ACTIONS, COLOURS, SHAPES, SIZES, SYMMETRY, TEXTURES
 
 CONFIG = SpaceVLLMConfig(
     max_frames=16,
@@ -47,12 +50,44 @@ def test_a_cell_belongs_to_the_thing_that_covers_most_of_it() -> None:
         np.array([[True], [True], [False]]),
         np.array([[1, 2], [3, 4], [5, 6]]),
         np.array([[7], [8], [9]]),
+        np.zeros((3, 1, 3)),
     )
     truth = dense_truth([things], 4)
     assert truth.has.tolist() == [[True, True, True, False]]  # top left, top right, bottom left, bottom right
     assert truth.attributes[0, :3].tolist() == [[1, 2], [3, 4], [1, 2]]
     assert truth.doing[0, :3].tolist() == [7, 8, 7]
     assert truth.boxes_cxcywh[0, 1].tolist() == pytest.approx([0.85, 0.15, 0.3, 0.3])
+
+
+def test_a_box_changes_since_the_frame_before() -> None:
+    boxes = np.array([[[0.0, 0.0, 0.4, 0.4], [0.1, 0.0, 0.5, 0.4], [0.6, 0.0, 1.0, 0.6]]])
+    seen = np.array([[True, True, True]])
+    classes = np.zeros((1, 1), dtype=np.int64), np.zeros((1, 3), dtype=np.int64), np.zeros((1, 3, 3))
+    truth = dense_truth([Things(boxes, seen, *classes)], 4)
+    assert truth.has_change.any(1).tolist() == [False, True, True]
+    assert truth.change[1, 0].tolist() == pytest.approx([0.1, 0.0, 0.0, 0.0])
+    assert truth.change[2, 1].tolist() == pytest.approx([0.5, 0.1, 0.0, 0.2])
+    blinked = dense_truth([Things(boxes, np.array([[True, False, True]]), *classes)], 4)
+    assert not blinked.has_change.any()
+
+
+def test_pose_is_the_same_after_a_turn_that_changes_nothing() -> None:
+    for index in range(40):
+        scene = make_scene("val", 6, index)
+        for a, actor in enumerate(scene.actors):
+            spin = next((e for e in actor.events if e.action == "spin"), None)
+            pose = world_things(scene, np.linspace(0, scene.duration_s, 7)).pose[a]
+            assert np.abs(pose).max() <= 1 and (pose[:, 2] > 0).all()
+            if actor.shape in ("circle", "ring"):
+                assert not pose[:, :2].any()
+            elif spin is None:
+                assert np.ptp(pose[:, :2], axis=0).max() == 0
+            else:
+                turns_s = 2 * np.pi / SYMMETRY[actor.shape] / np.radians(100)
+                if spin.end_s - spin.start_s > turns_s + 0.2:
+                    at = spin.start_s + 0.1 + np.array([0, turns_s / 2, turns_s])
+                    first, half, whole = world_things(scene, at).pose[a, :, :2]
+                    assert whole == pytest.approx(first, abs=1e-6) and half == pytest.approx(-first, abs=1e-6)
 
 
 def test_the_worlds_things_do_what_their_events_say() -> None:
@@ -69,27 +104,34 @@ def test_the_worlds_things_do_what_their_events_say() -> None:
     assert checked > 100
 
 
-def test_perfect_logits_cost_nothing_but_boxes_their_rounding() -> None:
+def test_perfect_logits_cost_nothing() -> None:
     generator = torch.Generator().manual_seed(0)
     truth = DenseTruth(
-        torch.rand(5, 4, generator=generator) > 0.5,
-        torch.rand(5, 4, 4, generator=generator) * 0.5 + 0.25,
-        torch.randint(0, 2, (5, 4, 2), generator=generator),
-        torch.randint(0, 3, (5, 4), generator=generator),
+        has=torch.rand(5, 4, generator=generator) > 0.5,
+        boxes_cxcywh=torch.rand(5, 4, 4, generator=generator) * 0.5 + 0.25,
+        attributes=torch.randint(0, 2, (5, 4, 2), generator=generator),
+        pose=torch.rand(5, 4, 3, generator=generator),
+        doing=torch.randint(0, 3, (5, 4), generator=generator),
+        change=torch.rand(5, 4, 4, generator=generator) - 0.5,
+        has_change=torch.rand(5, 4, generator=generator) > 0.3,
     )
     logits = torch.cat(
         [
             (truth.has.float() * 80 - 40)[..., None],
             truth.boxes_cxcywh.logit(),
+            truth.pose,
             *(torch.nn.functional.one_hot(truth.attributes[..., k], 2) * 80.0 for k in range(2)),
         ],
         dim=-1,
     )
     assert float(seen_loss(logits, (2, 2), truth)) < 1e-4
     assert float(seen_loss(logits.flip(-1), (2, 2), truth)) > 1
-    assert float(doing_loss(torch.nn.functional.one_hot(truth.doing, 3) * 80.0, truth)) < 1e-4
-    nothing = DenseTruth(torch.zeros_like(truth.has), truth.boxes_cxcywh, truth.attributes, truth.doing)
-    assert float(doing_loss(torch.ones(5, 4, 3), nothing)) == 0.0
+    told = torch.cat([10 * truth.change, torch.nn.functional.one_hot(truth.doing, 3) * 80.0], dim=-1)
+    assert float(doing_loss(told[None].expand(2, -1, -1, -1), truth)) < 1e-4
+    half_wrong = torch.stack([told, -told])
+    assert float(doing_loss(half_wrong, truth)) == pytest.approx(float(doing_loss(-told[None], truth)) / 2)
+    nothing = replace(truth, has=torch.zeros_like(truth.has))
+    assert float(doing_loss(told[None], nothing)) == 0.0
 
 
 def test_a_batch_carries_dense_labels_in_the_order_of_its_frames() -> None:
@@ -98,8 +140,13 @@ def test_a_batch_carries_dense_labels_in_the_order_of_its_frames() -> None:
     batch = make_world_batch(bundle, mix, 0)
     assert batch.dense is not None and batch.dense.has.shape == (24, 16)
     out = bundle.model(batch.packed, batch.pixels.float())
-    assert out.seen_logits.shape == (24, 16, 5 + sum(WORLD_ATTRIBUTES))
-    assert out.doing_logits.shape == (24, 16, WORLD_ACTIONS)
+    assert out.seen_logits.shape == (24, 16, 5 + POSE + sum(WORLD_ATTRIBUTES))
+    assert out.doing_logits.shape == (2, 24, 16, 4 + WORLD_ACTIONS)
+    # what the trunk is doing does not depend on the questions behind it
+    alone = make_world_batch(bundle, mix, 0, asks=False)
+    assert alone.truth is None and alone.n_questions == 3
+    bare = bundle.model(alone.packed, alone.pixels.float())
+    assert bare.decoder is None and torch.allclose(bare.doing_logits, out.doing_logits, atol=1e-4)
 
 
 def test_a_vision_stage_trains_what_sees_and_nothing_else() -> None:
@@ -124,6 +171,13 @@ def test_a_vision_stage_trains_what_sees_and_nothing_else() -> None:
         optimiser.step()
         losses.append(float(loss))
     assert losses[-1] < 0.8 * losses[0]
+
+
+def test_a_trunk_stage_leaves_the_vision_tower_alone() -> None:
+    bundle = new_pico(CONFIG)
+    choose_parameters(bundle, "trunk")
+    names = [n for n, p in bundle.model.named_parameters() if p.requires_grad]
+    assert names and all("language_model" in n or "doing_head" in n for n in names)
 
 
 def test_mistakes_are_named() -> None:

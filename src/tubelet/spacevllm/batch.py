@@ -31,13 +31,15 @@ from tubelet.training.samples import Sample
 class Batch:
     packed: Packed
     pixels: torch.Tensor  # (N, 3, S, S) uint8, all frames of all samples, row after row
-    truth: SpaceTruth
-    n_questions: int
+    truth: SpaceTruth | None  # None: no questions
+    n_questions: int  # without any, the number of samples
     dense: DenseTruth | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         names = SpaceTruth.__slots__
-        truth = SpaceTruth(**{name: getattr(self.truth, name).to(device) for name in names})
+        truth = self.truth
+        if truth is not None:
+            truth = SpaceTruth(**{name: getattr(truth, name).to(device) for name in names})
         dense = None if self.dense is None else self.dense.to(device)
         return replace(
             self, packed=self.packed.to(device), pixels=self.pixels.to(device), truth=truth, dense=dense
@@ -51,7 +53,7 @@ def collate(
     tokenizer: Any,
     tokens_per_frame: int,
 ) -> Batch:
-    """Samples (each with at least one question) to one batch; frames may differ in number between samples."""
+    """Samples to one batch (each with a question, or none with any); frames may differ in number between them."""
     prefixes, suffixes = [], []
     for sample in samples:
         prefixes.append(
@@ -67,13 +69,14 @@ def collate(
         )
         suffixes.append([_suffix(sample, k, config, layout, tokenizer) for k in range(len(sample.questions))])
     packed = pack(prefixes, suffixes)
+    n_questions = sum(len(s.questions) for s in samples)
     things = [s.things for s in samples if s.things is not None]
     wants_dense = config.dense_attributes or config.dense_actions
     return Batch(
         packed=packed,
         pixels=torch.from_numpy(np.concatenate([s.pixels for s in samples])).permute(0, 3, 1, 2),
-        truth=_truth(samples, packed.frame_mask.shape[1]),
-        n_questions=sum(len(s.questions) for s in samples),
+        truth=_truth(samples, packed.frame_mask.shape[1]) if n_questions else None,
+        n_questions=n_questions or len(samples),
         dense=dense_truth(things, tokens_per_frame) if wants_dense and len(things) == len(samples) else None,
     )
 

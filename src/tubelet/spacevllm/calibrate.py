@@ -29,6 +29,7 @@ def presence_threshold(bundle: Bundle, mix: WorldMix, questions: int = 600) -> f
         samples = world_batch(mix, step, split="val")
         batch = collate(samples, model.config, bundle.layout, bundle.tokenizer, model.tokens_per_frame)
         batch = batch.to(model.device)
+        assert batch.truth is not None  # world_batch leaves out scenes without questions
         with torch.no_grad():
             out = model(batch.packed, normalise(batch.pixels, bundle.pixel_mean, bundle.pixel_std))
         scores += out.decoder.presence_logits.sigmoid().tolist()

@@ -19,6 +19,7 @@ class DecoderConfig:
     attention: "parameter_free" (plain scaled dot-product attention over the LLM's features) or "projected".
     keys: which visual tokens a frame's query may read: "own_frame" or "all_frames".
     width, heads, layers: for "projected" only.
+    motion_layers: visual tokens first read the frames before and after, for "projected" only (our addition).
     temporal_layers: self-attention over the per-frame vectors (our addition; 0 in the paper).
     grid_position: add a position code to the visual tokens before they are read (our addition).
     cells: each text-aware visual token also says whether the target is in its cell; this is learnt from the
@@ -30,6 +31,7 @@ class DecoderConfig:
     width: int = 128
     heads: int = 4
     layers: int = 1
+    motion_layers: int = 0
     temporal_layers: int = 0
     grid_position: bool = False
     cells: bool = False
@@ -39,6 +41,11 @@ class DecoderConfig:
             raise ModelError(f"decoder.attention is parameter_free or projected, got {self.attention!r}")
         if self.keys not in ("own_frame", "all_frames"):
             raise ModelError(f"decoder.keys is own_frame or all_frames, got {self.keys!r}")
+        if self.motion_layers < 0 or (self.motion_layers and self.attention != "projected"):
+            raise ModelError(
+                "decoder.motion_layers is at least 0, and 0 for a parameter_free decoder, "
+                f"got {self.motion_layers}"
+            )
         if min(self.width, self.heads, self.layers) < 1 or self.temporal_layers < 0:
             raise ModelError(
                 "decoder.width, decoder.heads and decoder.layers must be at least 1 and "

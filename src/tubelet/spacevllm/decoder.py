@@ -1,8 +1,9 @@
 """The query-guided space decoder: all boxes of all frames in one parallel pass (paper, section 3.3).
 
-Inputs are last-layer states of the LLM: query tokens (Q, T, D), visual tokens (Q, T, K, D), the question's
-text tokens (Q, S, D), for Q questions over T frames of K visual tokens.
+Inputs are last-layer states of the LLM: query tokens (B, T, D) and visual tokens (B, T, K, D) of B videos of T
+frames of K visual tokens, and text tokens (Q, S, D) of Q questions about them.
 
+    look: visual tokens in the decoder's width, with what moved (our addition); once per video
     cross-attention 1: visual tokens read the text           -> text-aware visual tokens
     cross-attention 2: a frame's query reads visual tokens   -> one vector per frame
     heads: box (cx, cy, w, h) through a sigmoid; and, our additions, activity, presence and box quality.
@@ -19,6 +20,7 @@ from torch import nn
 
 from tubelet.errors import ModelError
 from tubelet.spacevllm.config import DecoderConfig
+from tubelet.spacevllm.motion import MotionLayer, grid_side
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +118,8 @@ class TemporalLayer(nn.Module):  # type: ignore[misc]
 class SpaceDecoder(nn.Module):  # type: ignore[misc]
     """See the module's text. `hidden_size` is the LLM's D."""
 
-    def __init__(self, hidden_size: int, config: DecoderConfig) -> None:
+    def __init__(self, hidden_size: int, config: DecoderConfig, n_visual: int = 0) -> None:
+        """n_visual: K, needed by motion layers only."""
         super().__init__()
         self.config = config
         projected = config.attention == "projected"
@@ -134,6 +137,11 @@ class SpaceDecoder(nn.Module):  # type: ignore[misc]
             self.layers = nn.ModuleList(
                 DecoderLayer(width, config.heads, config.cells) for _ in range(config.layers)
             )
+        if config.motion_layers:
+            side = grid_side(n_visual)
+            self.motion = nn.ModuleList(
+                MotionLayer(width, config.heads, side) for _ in range(config.motion_layers)
+            )
         self.temporal = nn.ModuleList(
             TemporalLayer(width, config.heads) for _ in range(config.temporal_layers)
         )
@@ -142,20 +150,39 @@ class SpaceDecoder(nn.Module):  # type: ignore[misc]
         self.activity_head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 2))
         self.presence_head = nn.Sequential(nn.Linear(2 * width, width), nn.GELU(), nn.Linear(width, 1))
 
+    def look(self, visual: torch.Tensor, frame_mask: torch.Tensor) -> torch.Tensor:
+        """Visual tokens (B, T, K, D) as the decoder reads them, (B, T, K, C); does not depend on questions."""
+        if self.config.attention != "projected":
+            return visual
+        v: torch.Tensor = self.visual_in(visual)
+        if self.config.grid_position:
+            v = v + grid_sinusoid(v.shape[2], self.width, v.device).to(v.dtype)
+        if self.config.motion_layers:
+            for layer in self.motion:
+                v = layer(v, frame_mask)
+        return v
+
     def forward(
         self,
         query: torch.Tensor,
-        visual: torch.Tensor,
+        looked: torch.Tensor,
         text: torch.Tensor,
         frame_mask: torch.Tensor,
         text_mask: torch.Tensor,
+        row: torch.Tensor | None = None,
     ) -> DecoderOutput:
-        """query (Q, T, D), visual (Q, T, K, D), text (Q, S, D); masks (Q, T) and (Q, S), True is real."""
+        """query (B, T, D), looked (B, T, K, C) from `look`, frame_mask (B, T); text (Q, S, D), text_mask (Q, S);
+        row (Q,): which video each question is about (None: one question per video). Masks: True is real.
+        """
+        if self.config.attention == "projected":
+            query = self.query_in(query)  # before it is repeated for every question
+        if row is not None:
+            query, looked, frame_mask = query[row], looked[row], frame_mask[row]
         cells = None
         if self.config.attention == "projected":
-            frames, cells = self._projected(query, visual, text, frame_mask, text_mask)
+            frames, cells = self._projected(query, looked, text, frame_mask, text_mask)
         else:
-            frames = self._parameter_free(query, visual, text, frame_mask, text_mask)
+            frames = self._parameter_free(query, looked, text, frame_mask, text_mask)
         n_frames = frames.shape[1]
         if len(self.temporal):
             position = sinusoid(torch.arange(n_frames, device=frames.device), self.width).to(frames.dtype)
@@ -177,17 +204,15 @@ class SpaceDecoder(nn.Module):  # type: ignore[misc]
 
     def _projected(
         self,
-        query: torch.Tensor,
-        visual: torch.Tensor,
+        x: torch.Tensor,
+        v: torch.Tensor,
         text: torch.Tensor,
         frame_mask: torch.Tensor,
         text_mask: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        n, n_frames, n_visual, _ = visual.shape
+        n, n_frames, n_visual, _ = v.shape
         cells = None
-        x, v, t = self.query_in(query), self.visual_in(visual), self.text_in(text)
-        if self.config.grid_position:
-            v = v + grid_sinusoid(n_visual, self.width, v.device).to(v.dtype)
+        t = self.text_in(text)
         v = v.reshape(n, n_frames * n_visual, self.width)
         read_text = text_mask[:, None, None, :]
         last_word = t[torch.arange(n, device=t.device), text_mask.sum(1) - 1]

@@ -37,7 +37,9 @@ class TrainOutput:
         None  # (Q, T, K): is it going on in this cell? read from the middle layer
     )
     seen_logits: torch.Tensor | None = None  # (N, K, .): what is in each cell of each real frame
-    doing_logits: torch.Tensor | None = None  # (N, K, actions)
+    doing_logits: torch.Tensor | None = (
+        None  # (2, N, K, .): what each is doing, from middle layer and decoder
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,7 @@ class SpaceVLLM(nn.Module):  # type: ignore[misc]
         self.base = base
         self.config = config
         size = base.config.text_config.hidden_size
-        self.space_decoder = SpaceDecoder(size, config.decoder)
+        self.space_decoder = SpaceDecoder(size, config.decoder, self.tokens_per_frame)
         if config.mid_layer:
             self.middle_text = nn.Linear(size, 64)
             self.middle_visual = nn.Linear(size, 64)
@@ -74,6 +76,7 @@ class SpaceVLLM(nn.Module):  # type: ignore[misc]
             self.seen_head = SeenHead(size, config.dense_attributes)
         if config.dense_actions:
             self.doing_head = DoingHead(size, config.dense_actions)
+            self.last_doing_head = DoingHead(self.space_decoder.width, config.dense_actions)
 
     # --- parts of the base ---------------------------------------------------------------------
 
@@ -124,21 +127,23 @@ class SpaceVLLM(nn.Module):  # type: ignore[misc]
     def forward(self, packed: Packed | None, pixels: torch.Tensor) -> TrainOutput:
         """packed: B rows, Q questions; pixels: (N, 3, S, S) all real frames, row after row.
 
-        Without `packed` only the vision tower runs, and only `seen_logits` come out.
+        Without `packed` only the vision tower runs, and only `seen_logits` come out; without questions in it
+        only `seen_logits` and `doing_logits`.
         """
         features = self.frame_features(pixels)
         seen = self.seen_head(features) if self.config.dense_attributes else None
         if packed is None:
             return TrainOutput(seen_logits=seen)
         hidden, inner = self._read(packed, self.embed(packed, features))
-        decoded = self.decode(
-            _gather(hidden, packed.query_at), _gather(hidden, packed.visual_at), hidden, packed
-        )
-        middle = doing = None
-        if inner is not None:
-            middle = self._middle(inner, packed)
-            if self.config.dense_actions:
-                doing = self.doing_head(_gather(inner, packed.visual_at)[packed.frame_mask])
+        looked = self.space_decoder.look(_gather(hidden, packed.visual_at), packed.frame_mask)
+        doing = None
+        if inner is not None and self.config.dense_actions:
+            in_middle = _gather(inner, packed.visual_at)[packed.frame_mask]
+            doing = torch.stack([self.doing_head(in_middle), self.last_doing_head(looked[packed.frame_mask])])
+        if not len(packed.question_row):
+            return TrainOutput(seen_logits=seen, doing_logits=doing)
+        decoded = self.decode(_gather(hidden, packed.query_at), looked, hidden, packed)
+        middle = None if inner is None else self._middle(inner, packed)
         logits = self.base.lm_head(hidden[packed.answer_row, packed.answer_at])
         return TrainOutput(decoded, logits, middle, seen, doing)
 
@@ -149,10 +154,10 @@ class SpaceVLLM(nn.Module):  # type: ignore[misc]
         build, half of the scores to compute); the rest reads its keys and values, with the block mask.
         """
         lm, inner = self.base.model.language_model, bool(self.config.mid_layer)
-        split = int(packed.prefix_length.min())
-        if lm.gradient_checkpointing or split == embeds.shape[1]:
-            split = 0  # a cache and checkpointing exclude each other
-        mask = self.attention_mask(block_mask(packed.segment, split), embeds.dtype)
+        alone = not len(packed.question_row)  # plainly causal: padding comes last and is not read
+        # a cache and checkpointing exclude each other
+        split = 0 if alone or lm.gradient_checkpointing else int(packed.prefix_length.min())
+        mask = None if alone else self.attention_mask(block_mask(packed.segment, split), embeds.dtype)
         if split == 0:
             out = lm(
                 inputs_embeds=embeds,
@@ -181,12 +186,12 @@ class SpaceVLLM(nn.Module):  # type: ignore[misc]
         return hidden, torch.cat([before.hidden_states[layer], after.hidden_states[layer]], dim=1)
 
     def decode(
-        self, query: torch.Tensor, visual: torch.Tensor, text_states: torch.Tensor, packed: Packed
+        self, query: torch.Tensor, looked: torch.Tensor, text_states: torch.Tensor, packed: Packed
     ) -> DecoderOutput:
         row = packed.question_row
         text = text_states[row[:, None], packed.text_at]
         output: DecoderOutput = self.space_decoder(
-            query[row], visual[row], text, packed.frame_mask[row], packed.text_mask
+            query, looked, text, packed.frame_mask, packed.text_mask, row
         )
         return output
 
@@ -265,13 +270,14 @@ class SpaceVLLM(nn.Module):  # type: ignore[misc]
         at = torch.arange(int(words.max()), device=device)
         text_mask = at < words[:, None]
         text = hidden[(starts[:, None] + at).clamp_max(len(hidden) - 1)]
-        n_frames = len(state.query)
+        real = torch.ones(1, len(state.query), dtype=torch.bool, device=device)
         output: DecoderOutput = self.space_decoder(
-            state.query.expand(n, -1, -1),
-            state.visual.expand(n, -1, -1, -1),
+            state.query[None],
+            self.space_decoder.look(state.visual[None], real),
             text,
-            torch.ones(n, n_frames, dtype=torch.bool, device=device),
+            real,
             text_mask,
+            torch.zeros(n, dtype=torch.long, device=device),
         )
         return output
 

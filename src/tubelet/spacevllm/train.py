@@ -37,17 +37,16 @@ def make_job(recipe: Recipe) -> Job:
     def make_batch(stage: Stage, k: int) -> Batch:
         weights = np.array(stage.data_weights or [1.0] * len(stage.data))
         which = int(np.random.default_rng([k, 23]).choice(len(stage.data), p=weights / weights.sum()))
-        return make_world_batch(bundle, stage.data[which], k)
+        return make_world_batch(bundle, stage.data[which], k, asks=stage.train not in ("vision", "trunk"))
 
     def loss(model: torch.nn.Module, batch: Batch, stage: Stage) -> tuple[torch.Tensor, dict[str, Any], int]:
-        vision_only = stage.train == "vision"
         pixels = normalise(batch.pixels, bundle.pixel_mean, bundle.pixel_std)
-        out = model(None if vision_only else batch.packed, pixels)
+        out = model(None if stage.train == "vision" else batch.packed, pixels)
         parts: dict[str, Any] = {}
-        if not vision_only:
+        if batch.truth is not None:
             parts = space_losses(out.decoder, batch.truth)
             parts["text"] = text_loss(out.answer_logits, batch.packed.answer_ids)
-        if out.middle_logits is not None:
+        if out.middle_logits is not None and batch.truth is not None:
             parts["middle"] = middle_loss(out.middle_logits, batch.truth)
         if batch.dense is not None and out.seen_logits is not None:
             parts["seen"] = seen_loss(out.seen_logits, bundle.model.config.dense_attributes, batch.dense)
@@ -81,8 +80,9 @@ def finish(bundle: Bundle, recipe: Recipe, folder: Path, dtype: torch.dtype) -> 
 
 
 def choose_parameters(bundle: Bundle, train: str) -> None:
-    """Train "all"; the "decoder": the new parts only, of the vocabulary only the query tokens' rows; or "vision":
-    the vision tower and its projector, on dense labels alone."""
+    """Train "all"; the "decoder": the new parts only, of the vocabulary only the query tokens' rows; or, on
+    dense labels alone, "vision": the vision tower and its projector; "trunk": the LLM behind them and how the decoder
+    looks at its visual tokens."""
     model = bundle.model
     model.requires_grad_(train == "all")
     table = model.base.get_input_embeddings().weight
@@ -91,11 +91,18 @@ def choose_parameters(bundle: Bundle, train: str) -> None:
     table._tubelet_hooks = []
     if train == "all":
         return
-    if train == "vision":
-        if not model.config.dense_attributes:
-            raise RecipeError("a vision stage learns from dense labels: set spacevllm.dense_attributes")
-        seeing = (model.base.model.vision_tower, model.base.model.multi_modal_projector, model.seen_head)
-        for part in seeing:
+    if train in ("vision", "trunk"):
+        if not (model.config.dense_attributes if train == "vision" else model.config.dense_actions):
+            raise RecipeError(
+                f"a {train} stage learns from dense labels: set spacevllm.dense_attributes and dense_actions"
+            )
+        inside = model.base.model
+        seeing = (inside.vision_tower, inside.multi_modal_projector, model.seen_head)
+        decoder = model.space_decoder
+        reading = [inside.language_model, model.doing_head, model.last_doing_head]
+        if decoder.config.attention == "projected":
+            reading += [decoder.visual_in, *(decoder.motion if decoder.config.motion_layers else ())]
+        for part in seeing if train == "vision" else reading:
             part.requires_grad_(True)
         return
     for name, parameter in model.named_parameters():
@@ -108,8 +115,10 @@ def choose_parameters(bundle: Bundle, train: str) -> None:
         table._tubelet_hooks.append(table.register_hook(lambda gradient: gradient * rows))
 
 
-def make_world_batch(bundle: Bundle, mix: Any, k: int) -> Batch:
+def make_world_batch(bundle: Bundle, mix: Any, k: int, asks: bool = True) -> Batch:
     samples = world_batch(mix, k)
+    if not asks:
+        samples = [replace(sample, questions=()) for sample in samples]
     return collate(
         samples, bundle.model.config, bundle.layout, bundle.tokenizer, bundle.model.tokens_per_frame
     )

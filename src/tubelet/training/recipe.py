@@ -46,8 +46,9 @@ class Optimiser:
 class Stage:
     """
     steps: optimiser steps, each of `accumulate` batches; data: mixes, one drawn per batch with its weight;
-    train: which parameters learn: "all", "decoder" (queries and decoder), or "vision" (the vision tower and its
-    projector, from dense labels alone).
+    train: which parameters learn: "all", "decoder" (queries and decoder), or, from dense labels alone, "vision"
+    (the vision tower and its projector) or "trunk" (the LLM behind them, and how
+    the decoder looks at its visual tokens).
     """
 
     name: str
@@ -68,8 +69,10 @@ class Stage:
             raise RecipeError(f"stage {self.name}: data_weights needs one weight per data mix")
         if self.data_weights and (min(self.data_weights) < 0 or sum(self.data_weights) <= 0):
             raise RecipeError(f"stage {self.name}: data_weights must not be negative, nor all 0")
-        if self.train not in ("all", "decoder", "vision"):
-            raise RecipeError(f"stage {self.name}: train is all, decoder or vision, got {self.train!r}")
+        if self.train not in ("all", "decoder", "vision", "trunk"):
+            raise RecipeError(
+                f"stage {self.name}: train is all, decoder, vision or trunk, got {self.train!r}"
+            )
 
 
 @dataclass(frozen=True, slots=True)

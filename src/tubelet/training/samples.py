@@ -41,17 +41,22 @@ class Target:
     learn_answer: bool = True  # False: only boxes, activity and presence are learnt from it
 
 
+POSE = 3
+
+
 @dataclass(frozen=True, slots=True)
 class Things:
     """Everything in a sample's frames: A things, T frames.
 
-    boxes_xyxy (A, T, 4) fractions, visible (A, T); attributes (A, n) and doing (A, T): class numbers.
+    boxes_xyxy (A, T, 4) fractions, visible (A, T); attributes (A, n) and doing (A, T): class numbers;
+    pose (A, T, POSE): numbers in [-1, 1] that say how it is turned and how clearly it shows.
     """
 
     boxes_xyxy: npt.NDArray[np.float64]
     visible: npt.NDArray[np.bool_]
     attributes: npt.NDArray[np.int64]
     doing: npt.NDArray[np.int64]
+    pose: npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +76,11 @@ class WorldMix:
     """What a batch of toy-world samples holds.
 
     kind: "video", "image" (a scene in which nothing moves) or "moment" (one frame of a video: things turn, grow,
-    are dark or half out of sight; for stages that learn from dense labels only); batch: samples per batch; questions: per sample (packed);
+    are dark or half out of sight; for stages that learn from dense labels only); batch: samples per batch;
+    questions: per sample (packed);
     tasks: drawn per question, with repetition as weight; frames and size: T and S of the pixels;
     box_frames: "span" (paper: boxes are learnt inside the true span) or "visible" (wherever it is seen);
-    window: fraction of the video that is seen, at a random place; below 1 a question's event may lie outside.
+    window: fraction of the video that is seen, at a random place; below 1 a question's event may lie outside;
     answer_rate: fraction of grounding questions whose answer text is learnt too (text tokens cost the most).
     """
 
@@ -201,7 +207,7 @@ WORLD_ACTIONS = 14  # nothing, or one of the world's actions
 
 def world_things(scene: Scene, times_s: npt.NDArray[np.float64]) -> Things:
     """All actors of a toy-world scene at these moments."""
-    from tubelet.world.scene import ACTIONS, COLOURS, SHAPES, SIZES, TEXTURES
+    from tubelet.world.scene import ACTIONS, COLOURS, SHAPES, SIZES, SYMMETRY, TEXTURES
 
     boxes, visible = scene.boxes_at(times_s)
     colours, sizes = tuple(COLOURS), tuple(SIZES)
@@ -213,7 +219,13 @@ def world_things(scene: Scene, times_s: npt.NDArray[np.float64]) -> Things:
         (colours.index(a.colour), SHAPES.index(a.shape), TEXTURES.index(a.texture), sizes.index(a.size))
         for a in scene.actors
     ]
-    return Things(boxes, visible, np.array(looks, dtype=np.int64), doing)
+    states = scene.states(times_s)
+    folds = np.array([SYMMETRY[a.shape] for a in scene.actors])[
+        :, None
+    ]  # a square turned by 90 degrees is itself
+    turn, turns = folds * states.angle_rad, folds > 0
+    pose = np.stack([np.cos(turn) * turns, np.sin(turn) * turns, states.opacity], axis=-1)
+    return Things(boxes, visible, np.array(looks, dtype=np.int64), doing, pose)
 
 
 def _generator(seed: int, step: int) -> torch.Generator:

@@ -195,6 +195,14 @@ def actor_states(scene: Scene, times_s: FloatArray) -> States:
 SQUARE_HALF = 0.86
 CROSS_HALF, CROSS_ARM = 1.0, 0.34
 STAR_INNER = 0.45
+SYMMETRY = {
+    "circle": 0,
+    "square": 4,
+    "triangle": 3,
+    "star": 5,
+    "ring": 0,
+    "cross": 4,
+}  # turns that change nothing
 
 
 def _polygon(shape: str) -> FloatArray | None:
