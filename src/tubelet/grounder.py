@@ -86,7 +86,8 @@ def load(
 
     Args:
         model: embedded name, folder, or hub id. A SpaceVLLM folder continues; a LLaVA-OneVision checkpoint
-            starts a new SpaceVLLM with an untrained decoder (`config` sets it up).
+            starts a new SpaceVLLM with an untrained decoder (`config` sets it up); a base that tubelet trained
+            (pico-base) stays the chat model that it is, unless `config` is given.
         device: "cpu", "cuda", "cuda:1", ...; default: cuda if there is one.
         dtype: "float32", "bfloat16", "float16"; default: bfloat16 on a GPU, float32 on the CPU.
 
@@ -95,7 +96,7 @@ def load(
     folder = find_model(model)
     import torch
 
-    from tubelet.spacevllm.checkpoint import load_bundle, with_queries
+    from tubelet.spacevllm.checkpoint import chat_settings, load_bundle, with_queries
     from tubelet.spacevllm.config import SpaceVLLMConfig
     from tubelet.spacevllm.domain import load_domain
     from tubelet.spacevllm.grounder import SpaceVLLMGrounder
@@ -107,7 +108,7 @@ def load(
     if dtype not in ("float32", "bfloat16", "float16"):
         raise ModelError(f"dtype is float32, bfloat16 or float16, got {dtype!r}")
     bundle = load_bundle(folder, config, getattr(torch, dtype), device)
-    if not bundle.layout.query_tokens:
+    if not bundle.layout.query_tokens and (config is not None or chat_settings(folder) is None):
         bundle = with_queries(bundle, config or SpaceVLLMConfig())
     return SpaceVLLMGrounder(bundle, str(model), revision_of(folder), load_domain(folder))
 

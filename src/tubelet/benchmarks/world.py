@@ -101,7 +101,7 @@ def _run(
     progress: Callable[[int, int], None],
 ) -> dict[str, Record]:
     """Answer what `path` does not hold yet, video by video; returns all lines by id."""
-    done = _read_done(path, header)
+    done = resumed_lines(path, header)
     task, span_reader = header["task"], header["span_reader"] or None
     try:
         with path.open("a", encoding="utf-8") as out:
@@ -121,7 +121,7 @@ def _run(
     return done
 
 
-def _read_done(path: Path, header: Record) -> dict[str, Record]:
+def resumed_lines(path: Path, header: Record) -> dict[str, Record]:
     """Finished lines of an earlier run; a half-written last line is dropped from the file."""
     if not path.exists():
         return {}

@@ -35,6 +35,7 @@ from tubelet.spacevllm.model import SpaceVLLM
 from tubelet.spacevllm.prompts import PromptLayout, make_layout, query_token
 
 MODEL_TYPE = "tubelet_spacevllm"
+_SETTINGS = "tubelet.json"  # beside a stock base: how tubelet talked to it in training
 _AUXILIARY = "auxiliary.safetensors"  # a base's training-only heads, so that a SpaceVLLM can grow from them
 _DEFAULT_PIXELS = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # SigLIP's mean and std
 
@@ -92,11 +93,22 @@ def load_bundle(
     if kind == MODEL_TYPE:
         return _load_saved(folder, data, dtype, device)
     if kind == "llava_onevision":
-        return _load_base(folder, config or SpaceVLLMConfig(), dtype, device)
+        return _load_base(folder, config or chat_settings(folder) or SpaceVLLMConfig(), dtype, device)
     raise ModelError(
         f"{folder} holds a model of type {kind!r}; "
         f"tubelet's SpaceVLLM loads {MODEL_TYPE} and llava_onevision folders"
     )
+
+
+def chat_settings(folder: Path) -> SpaceVLLMConfig | None:
+    """Settings that a base trained by tubelet was used with (frames, times, prompts); None for other bases."""
+    path = folder / _SETTINGS
+    if not path.is_file():
+        return None
+    try:
+        return SpaceVLLMConfig.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise ModelError(f"cannot read {path}: {error}") from error
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -341,6 +353,7 @@ def save_base(
         if processor is not None:
             processor.save_pretrained(temporary)
         bundle.tokenizer.save_pretrained(temporary)
+        (temporary / _SETTINGS).write_text(json.dumps(bundle.model.config.to_dict(), indent=1) + "\n")
         if auxiliary:
             heads = {
                 k: v.contiguous() for k, v in bundle.model.state_dict().items() if not k.startswith("base.")
