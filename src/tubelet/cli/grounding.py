@@ -1,0 +1,166 @@
+"""Commands that look at a video: ground, ask, info, models, demo."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tubelet.cli.common import check_outputs, make_folder, progress, write_text
+from tubelet.errors import QueryError, TubeletError
+
+
+def ground(
+    video: Annotated[Path, typer.Argument(help="A video or image file.")],
+    sentences: Annotated[
+        list[str], typer.Argument(help="What to look for; several sentences are asked at once.")
+    ],
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="Embedded name, folder or hub id.")
+    ] = "spacevllm-pico",
+    task: Annotated[str, typer.Option(help="stvg, svg, tvg or rec; default: stvg, rec for an image.")] = "",
+    span: Annotated[str, typer.Option(help="For svg: START-END in seconds, for example 1.5-4.")] = "",
+    span_reader: Annotated[str, typer.Option(help="text, activity or both; default: the model's own.")] = "",
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the predictions as JSON.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write an annotated video (or picture, for an image).")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Write a timeline picture (png or svg).")] = None,
+    sheet: Annotated[Path | None, typer.Option(help="Write a contact sheet of the sampled frames.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...; default: cuda if there is one.")] = "",
+) -> None:
+    """When and where is it? One line per sentence on stdout."""
+    from tubelet.tube import Span
+    from tubelet.video import open_video
+
+    check_outputs([json_file, out, plot, sheet])
+    opened = open_video(video)  # fails fast, before a model is loaded
+    given = _parse_span(span) if span else None
+    for sentence in sentences:
+        if not sentence.strip():
+            raise QueryError(
+                "the sentence is empty: say what to look for, for example 'the red circle that spins'"
+            )
+    from tubelet.grounder import load
+
+    grounder = load(model, device or None)
+    state = grounder.encode(opened)
+    predictions = grounder.ground_many(
+        state, sentences, task or None, given if isinstance(given, Span) else None, span_reader or None
+    )
+    for note in dict.fromkeys(note for p in predictions for note in p.notes):
+        typer.echo(f"note: {note}", err=True)
+    for prediction in predictions:
+        typer.echo(describe(prediction))
+    if json_file is not None:
+        text = json.dumps([p.to_dict() for p in predictions], ensure_ascii=False, indent=1) + "\n"
+        write_text(json_file, text)
+    if out is not None or plot is not None or sheet is not None:
+        _pictures(opened, predictions, out, plot, sheet)
+    if any(p.failure for p in predictions):
+        raise SystemExit(1)
+
+
+def describe(prediction: Any) -> str:
+    """One line: sentence, span, first and last box, confidence; or why there is none."""
+    head = f"{prediction.query}: "
+    sure = "" if prediction.confidence is None else f" (confidence {prediction.confidence:.2f})"
+    if prediction.failure:
+        return f"{head}failed: {prediction.failure}"
+    tube = prediction.tube
+    if tube is None:
+        return f"{head}not in this video{sure}"
+    line = f"{head}{tube.span.start_s:.2f}-{tube.span.end_s:.2f} s{sure}"
+    if len(tube):
+        corners = [" ".join(f"{v:.3f}" for v in tube.boxes_xyxy[k]) for k in (0, -1)]
+        line += f", box {corners[0]}" + (f" -> {corners[1]}" if len(tube) > 1 else "")
+    return line
+
+
+def _pictures(
+    video: Any, predictions: list[Any], out: Path | None, plot: Path | None, sheet: Path | None
+) -> None:
+    from tubelet.view import write_contact_sheet, write_overlay, write_timeline
+
+    if plot is not None:
+        write_timeline(predictions, plot, duration_s=video.duration_s)
+        typer.echo(f"timeline: {plot}", err=True)
+    if sheet is not None:
+        from tubelet.video import read_clip, sample_uniform
+
+        clip = read_clip(video, sample_uniform(video, 16), size=_fit(video.width, video.height, 480))
+        write_contact_sheet(clip, predictions, sheet)
+        typer.echo(f"contact sheet: {sheet}", err=True)
+    if out is not None:
+        with progress("drawing") as step:
+            write_overlay(video, predictions, out, progress=step)
+        typer.echo(f"annotated: {out}", err=True)
+
+
+def _fit(width: int, height: int, longest: int) -> tuple[int, int]:
+    scale = min(1.0, longest / max(width, height))
+    return max(2, round(width * scale)), max(2, round(height * scale))
+
+
+def ask(
+    video: Annotated[Path, typer.Argument(help="A video or image file.")],
+    question: Annotated[str, typer.Argument(help="A question in words.")],
+    model: Annotated[str, typer.Option("--model", "-m")] = "spacevllm-pico",
+) -> None:
+    """Ask a question and print the answer in words."""
+    from tubelet.grounder import load
+    from tubelet.video import open_video
+
+    opened = open_video(video)
+    typer.echo(load(model).ask(opened, question))
+
+
+def info(video: Annotated[Path, typer.Argument(help="A video or image file.")]) -> None:
+    """What a file holds: size, exact duration and rate, frames, rotation, as JSON."""
+    from tubelet.video import open_video
+
+    typer.echo(json.dumps(open_video(video).to_dict(), indent=1, default=str))
+
+
+def models() -> None:
+    """List the models that are shipped inside the package."""
+    from tubelet.grounder import DEFAULT_MODEL, embedded_models
+
+    found = embedded_models()
+    if not found:
+        raise TubeletError("this installation ships no model: reinstall tubelet, or give a folder or hub id")
+    for entry in found:
+        mark = "  (default)" if entry.name == DEFAULT_MODEL else ""
+        typer.echo(
+            f"{entry.name:18} {entry.byte_size / 1e6:4.1f} MB  {entry.kind}; knows {entry.domain}{mark}"
+        )
+
+
+def demo(
+    folder: Annotated[Path, typer.Option("--out", help="Where to write the demo.")] = Path("demo"),
+    model: Annotated[str, typer.Option("--model", "-m")] = "spacevllm-pico",
+) -> None:
+    """Make an example video, ground sentences in it, and write an annotated mp4, a timeline and JSON."""
+    from tubelet.demo import run_demo
+
+    make_folder(folder)
+    with progress("drawing") as step:
+        result = run_demo(folder, model, step)
+    for prediction in result.predictions:
+        typer.echo(describe(prediction))
+    typer.echo("")
+    for what, path in result.files.items():
+        typer.echo(f"{what:16} {path}")
+
+
+def _parse_span(text: str) -> Any:
+    from tubelet.errors import DataError
+    from tubelet.tube import Span
+
+    start, _, end = text.partition("-")
+    try:
+        return Span(float(start), float(end))
+    except (ValueError, DataError) as error:
+        raise QueryError(f"--span is START-END in seconds, for example 1.5-4; got {text!r}") from error

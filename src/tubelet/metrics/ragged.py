@@ -1,0 +1,270 @@
+"""Many tubes in one piece: boxes of different numbers per query, concatenated, with offsets.
+
+`Tubes` is what every tube metric works on. It does not know seconds from frames: a *position* is a frame index,
+a second or a millisecond, whichever the protocol counts in. Looking up and interpolating boxes is done for all
+queries at once; no Python loop runs over frames or queries.
+
+Shapes: Q queries, N boxes in all; `offsets` (Q + 1,) with offsets[0] = 0 and offsets[Q] = N.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from tubelet.errors import DataError
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+
+Interpolate = Literal["none", "linear", "hold"]
+EPS = 1e-6
+"""Two roundings of one moment may differ by this much (as in `tubelet.tube`)."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ragged:
+    """Q lists of positions: at (N,), offsets (Q + 1,); positions increase inside each list."""
+
+    at: FloatArray
+    offsets: IntArray
+
+    def __post_init__(self) -> None:
+        at = np.asarray(self.at, dtype=np.float64)
+        offsets = np.asarray(self.offsets, dtype=np.int64)
+        _check(at, offsets)
+        object.__setattr__(self, "at", at)
+        object.__setattr__(self, "offsets", offsets)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @classmethod
+    def stack(cls, lists: Sequence[npt.ArrayLike]) -> Ragged:
+        return cls(_concatenate(lists), offsets_of(lists))
+
+    def count_between(self, low: FloatArray, high: FloatArray, closed: bool) -> FloatArray:
+        """(Q,) positions with low <= at < high, or <= high when `closed`."""
+        rows = np.arange(len(self), dtype=np.int64)
+        if closed:
+            upper = last_not_after(self.at, self.offsets, high, rows) + 1 - self.offsets[:-1]
+        else:
+            upper = count_before(self, high, rows)
+        counts: FloatArray = np.maximum(upper - count_before(self, low, rows), 0).astype(np.float64)
+        return counts
+
+    def part(self, rows: slice) -> Ragged:
+        """Consecutive queries."""
+        offsets = self.offsets[rows.start : rows.stop + 1]
+        return Ragged(self.at[offsets[0] : offsets[-1]], offsets - offsets[0])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tubes:
+    """Q tubes: spans (Q, 2), NaN where no span was stated; boxes_xyxy (N, 4) at positions at (N,).
+
+    Whether an end of a span is inside is a rule of the protocol, not of the tube. Boxes may be fractions or
+    pixels, as long as prediction and truth agree. Raises DataError when shapes or order are wrong.
+    """
+
+    spans: FloatArray
+    at: FloatArray
+    boxes_xyxy: FloatArray
+    offsets: IntArray
+
+    def __post_init__(self) -> None:
+        spans = np.asarray(self.spans, dtype=np.float64).reshape(-1, 2)
+        at = np.asarray(self.at, dtype=np.float64)
+        boxes = np.asfortranarray(np.asarray(self.boxes_xyxy, dtype=np.float64).reshape(-1, 4))
+        offsets = np.asarray(self.offsets, dtype=np.int64)
+        _check(at, offsets)
+        if len(spans) != len(offsets) - 1 or len(boxes) != len(at):
+            raise DataError(
+                f"tubes need one span per query and one box per position, got {len(spans)} spans for "
+                f"{len(offsets) - 1} queries and {len(boxes)} boxes for {len(at)} positions"
+            )
+        for name, value in (("spans", spans), ("at", at), ("boxes_xyxy", boxes), ("offsets", offsets)):
+            object.__setattr__(self, name, value)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @classmethod
+    def stack(
+        cls,
+        spans: Sequence[Sequence[float] | None],
+        positions: Sequence[npt.ArrayLike],
+        boxes_xyxy: Sequence[npt.ArrayLike],
+    ) -> Tubes:
+        """From one span (None: none stated), one list of positions and one (N, 4) array per query."""
+        boxes = [np.asarray(b, dtype=np.float64).reshape(-1, 4) for b in boxes_xyxy]
+        stated = [(np.nan, np.nan) if s is None else (float(s[0]), float(s[1])) for s in spans]
+        return cls(
+            np.array(stated, dtype=np.float64).reshape(-1, 2),
+            _concatenate(positions),
+            np.concatenate(boxes) if boxes else np.empty((0, 4)),
+            offsets_of(positions),
+        )
+
+    @property
+    def rows(self) -> IntArray:
+        """(N,) which query each box belongs to."""
+        return rows_of(self.offsets)
+
+    def keep(self, mask: BoolArray) -> Tubes:
+        """The same tubes with the boxes of `mask` (N,) only."""
+        kept = segment_sum(mask, self.rows, len(self)).astype(np.int64)
+        return Tubes(self.spans, self.at[mask], self.boxes_xyxy[mask], np.concatenate([[0], np.cumsum(kept)]))
+
+    def part(self, rows: slice) -> Tubes:
+        """Consecutive queries."""
+        offsets = self.offsets[rows.start : rows.stop + 1]
+        kept = slice(offsets[0], offsets[-1])
+        return Tubes(self.spans[rows], self.at[kept], self.boxes_xyxy[kept], offsets - offsets[0])
+
+    def boxes_at(self, at: FloatArray, rows: IntArray, how: Interpolate) -> FloatArray:
+        """Boxes (M, 4) of queries rows (M,) at positions at (M,); NaN where a tube says nothing.
+
+        none: only where there is a box; linear: also between two boxes; hold: also before the first and after
+        the last box, as long as the position lies in the stated span.
+        """
+        if len(self.at) == 0 or len(at) == 0:
+            return np.full((len(at), 4), np.nan, order="F")
+        left = last_not_after(self.at, self.offsets, at, rows)
+        first, past = self.offsets[rows], self.offsets[rows + 1]
+        has_left = left >= first
+        lo = np.minimum(
+            np.maximum(left, first), len(self.at) - 1
+        )  # an empty tube at the end points past the array
+        at_lo = self.at[lo]
+        on_box = has_left & (at_lo == at)
+        if how == "none":
+            return _columns(self.boxes_xyxy, lo, on_box)
+        has_right = left + 1 < past
+        hi = np.where(has_right, np.maximum(left + 1, lo), lo)
+        known = on_box | (has_left & has_right)
+        if how == "hold":
+            start, end = self.spans[rows, 0], self.spans[rows, 1]
+            outside = (at < start - EPS) | (at > end + EPS)  # False where no span was stated
+            known = (past > first) & ~outside
+        gap = self.at[hi] - at_lo
+        weight = np.divide(at - at_lo, gap, out=np.zeros(len(at)), where=(gap > 0) & has_left)
+        out = _columns(self.boxes_xyxy, lo, known)
+        for k in range(4):
+            column = self.boxes_xyxy[:, k]
+            out[:, k] += weight * (column[hi] - out[:, k])
+        return out
+
+
+def _columns(boxes: FloatArray, index: IntArray, known: BoolArray) -> FloatArray:
+    """Rows `index` of boxes (N, 4), NaN where not known; columns lie together, which is how they are used."""
+    out = np.empty((len(index), 4), order="F")
+    unknown = None if known.all() else ~known
+    for k in range(4):
+        out[:, k] = boxes[:, k][index]
+        if unknown is not None:
+            out[unknown, k] = np.nan
+    return out
+
+
+def rows_of(offsets: IntArray) -> IntArray:
+    """(N,) the query of every entry: [0, 2, 3] -> [0, 0, 1]."""
+    return np.repeat(np.arange(len(offsets) - 1, dtype=np.int64), np.diff(offsets))
+
+
+def offsets_of(lists: Sequence[npt.ArrayLike]) -> IntArray:
+    lengths = np.array([len(x) for x in lists], dtype=np.int64)  # type: ignore[arg-type]
+    return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)])
+
+
+def segment_sum(values: npt.ArrayLike, rows: IntArray, n: int) -> FloatArray:
+    """(n,) sums of values (N,) by query; queries without values get 0."""
+    sums: FloatArray = np.bincount(rows, weights=np.asarray(values, dtype=np.float64), minlength=n).astype(
+        np.float64, copy=False
+    )
+    return sums
+
+
+def last_not_after(at: FloatArray, offsets: IntArray, needles: FloatArray, rows: IntArray) -> IntArray:
+    """(M,) index into `at` of the last position <= needle in that row; below offsets[row] if there is none.
+
+    Positions are mostly evenly spaced: their place is computed, checked, and searched for only where that fails.
+    """
+    lengths = np.diff(offsets)
+    if len(at) == 0 or len(needles) == 0:
+        nothing: IntArray = offsets[rows] - 1
+        return nothing
+    first_at = at[np.minimum(offsets[:-1], len(at) - 1)]
+    range_at = at[np.maximum(offsets[1:] - 1, 0)] - first_at
+    per_unit = np.divide(
+        lengths - 1, range_at, out=np.zeros(len(lengths)), where=(range_at > EPS) & (lengths > 1)
+    )
+    first = offsets[rows]
+    steps = np.floor((needles - first_at[rows]) * per_unit[rows] + EPS)
+    steps = np.minimum(np.maximum(steps, 0), np.maximum(lengths[rows] - 1, 0))
+    index: IntArray = np.minimum(first + steps.astype(np.int64), len(at) - 1)
+    following = np.minimum(index + 1, len(at) - 1)
+    good = (at[index] <= needles) & ((at[following] > needles) | (index == offsets[rows + 1] - 1))
+    good &= lengths[rows] > 0
+    if not good.all():
+        rest = np.flatnonzero(~good)
+        keys = _keys(rows_of(offsets), at)
+        index[rest] = np.searchsorted(keys, _keys(rows[rest], needles[rest]), side="right") - 1
+    return index
+
+
+def is_listed(listed: Ragged, at: FloatArray, rows: IntArray) -> BoolArray:
+    """(M,) whether position at[m] is in list rows[m]."""
+    if len(listed.at) == 0:
+        return np.zeros(len(at), dtype=bool)
+    index = last_not_after(listed.at, listed.offsets, at, rows)
+    found: BoolArray = (index >= listed.offsets[rows]) & (listed.at[np.maximum(index, 0)] == at)
+    return found
+
+
+def count_before(listed: Ragged, at: FloatArray, rows: IntArray) -> IntArray:
+    """(M,) how many positions of list rows[m] lie before at[m]: the index of the first one that does not."""
+    index = last_not_after(listed.at, listed.offsets, at, rows)
+    found = index >= listed.offsets[rows]
+    if len(listed.at):
+        index = index - (found & (listed.at[np.maximum(index, 0)] == at))
+    counts: IntArray = index + 1 - listed.offsets[rows]
+    return counts
+
+
+def merge(a: Ragged, b: Ragged) -> Ragged:
+    """The union of two lists of positions, query by query."""
+    keys = np.unique(np.concatenate([_keys(rows_of(a.offsets), a.at), _keys(rows_of(b.offsets), b.at)]))
+    counts = np.bincount(keys.real.astype(np.int64), minlength=len(a))
+    return Ragged(keys.imag.copy(), np.concatenate([[0], np.cumsum(counts)]))
+
+
+def _keys(rows: IntArray, at: FloatArray) -> npt.NDArray[np.complex128]:
+    """Pairs (query, position) that numpy compares exactly and in this order: it sorts complex by real, then imag."""
+    keys = np.empty(len(at), dtype=np.complex128)
+    keys.real, keys.imag = rows, at
+    return keys
+
+
+def _concatenate(lists: Sequence[npt.ArrayLike]) -> FloatArray:
+    if not len(lists):
+        return np.empty(0)
+    return np.concatenate([np.asarray(x, dtype=np.float64) for x in lists])
+
+
+def _check(at: FloatArray, offsets: IntArray) -> None:
+    if offsets.ndim != 1 or len(offsets) == 0 or offsets[0] != 0 or (np.diff(offsets) < 0).any():
+        raise DataError("offsets (Q + 1,) start at 0 and never decrease")
+    if at.ndim != 1 or offsets[-1] != len(at):
+        raise DataError(f"the last offset is the number of positions, got {offsets[-1]} for {at.shape}")
+    if not np.isfinite(at).all():
+        raise DataError("positions must be finite, they hold NaN or infinity")
+    inner = np.ones(max(len(at) - 1, 0), dtype=bool)
+    inner[offsets[1:-1][(offsets[1:-1] > 0) & (offsets[1:-1] < len(at))] - 1] = False
+    if (np.diff(at)[inner] <= 0).any():
+        raise DataError("positions must increase strictly inside each tube (a moment given twice?)")
