@@ -284,3 +284,19 @@ def test_unknown_benchmark_and_recipe(run, tmp_path: Path) -> None:
     recipe = tmp_path / "r.yaml"
     recipe.write_text("name: x\nmodel: spacevllm\nstages: []\nspeed: 9\n")
     one_sentence(run("train", recipe), "speed")
+
+
+# --- data ----------------------------------------------------------------------------------------
+
+
+def test_data_check_says_what_is_there(run, tmp_path: Path) -> None:
+    assert run("world", "make", tmp_path / "toys", "--n", "2", "--height", "48", "--fps", "5").code == 0
+    result = run("data", "check", "world", tmp_path / "toys")
+    assert result.code == 0 and "2 records" in result.out
+    next((tmp_path / "toys" / "videos").glob("*.mp4")).unlink()
+    result = run("data", "check", "world", tmp_path / "toys", "--json")
+    report = json.loads(result.out)
+    assert result.code == 1 and report["dataset"] == "world"
+    one_sentence(run("data", "check", "no-such-set", tmp_path), "no-such-set", "vidstg")
+    names = run("data", "list").out.split()
+    assert {"vidstg", "hcstvg-v2", "world"} <= set(names) and names == sorted(names)
