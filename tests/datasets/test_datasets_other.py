@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from annotation_help import write_lines
 
-from tubelet.datasets import DATASETS, open_dataset, read
+from tubelet.datasets import DATASETS, open_dataset, read, refcoco
 from tubelet.datasets.check import data_check
 from tubelet.datasets.fields import Item, RecordError
 from tubelet.datasets.layout import FileSpec
@@ -50,6 +50,14 @@ def test_shape_of_a_module(name: str, tmp_path: Path) -> None:
     report = data_check(name, tmp_path)
     assert not report.ok
     assert "no record read" in report.render()
+
+
+def test_every_dataset_has_its_page() -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs" / "datasets.md").read_text(encoding="utf-8")
+    for name in NAMES:
+        assert text.count(f"\n## {name}\n") == 1
+        assert f"    tubelet data check {name} DIR\n" in text
+    assert f"    {refcoco.CONVERT}\n" in text
 
 
 def test_reading_imports_neither_torch_nor_pyarrow(tmp_path: Path) -> None:

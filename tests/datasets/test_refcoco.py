@@ -74,7 +74,8 @@ def test_a_record_per_sentence(tmp_path: Path) -> None:
         pytest.approx([0.1, 0.1, 0.3, 144.5 / 480])
     ]  # xywh -> xyxy, fractions
     assert (target.unit, target.frame_index.tolist()) == ("fraction", [0])  # type: ignore[union-attr]
-    assert (lady.video.kind, lady.video.width, lady.video.height) == ("image", 640, 480)
+    assert (lady.video.id, lady.video.kind) == ("581857", "image")
+    assert (lady.video.width, lady.video.height) == (640, 480)
     assert lady.video.files[0] == "train2014/COCO_train2014_000000581857.jpg"  # not the ref's ..._16.jpg
     assert lady.video.files[-1] == "train2017/000000581857.jpg"
     assert lady.source["ann_id"] == 1719310

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from tubelet.cli import data, evaluating, grounding, training
+from tubelet.cli import converting, data, evaluating, grounding, training
 from tubelet.errors import TubeletError
 
 app = typer.Typer(
@@ -34,6 +34,7 @@ app.command()(grounding.models)
 app.command()(grounding.demo)
 app.command("eval")(evaluating.evaluate)
 app.command()(training.train)
+app.command()(converting.convert)
 world_app.command("make")(data.world_make)
 data_app.command("check")(data.data_check)
 data_app.command("list")(data.data_list)

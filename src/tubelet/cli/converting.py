@@ -1,0 +1,43 @@
+"""Commands that change a model's layout: convert."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tubelet.errors import QueryError
+
+METHODS = ("llava-st",)
+
+
+def convert(
+    method: Annotated[str, typer.Argument(help="What the checkpoint is: llava-st.")],
+    folder: Annotated[Path, typer.Argument(help="The checkpoint to read.")],
+    out: Annotated[Path, typer.Argument(help="The folder to write; must not exist.")],
+    to_official: Annotated[
+        bool, typer.Option("--to-official", help="Write the published layout instead of tubelet's.")
+    ] = False,
+    mode: Annotated[
+        str,
+        typer.Option(help="official (as the published code computes) or fixed; default: the checkpoint's."),
+    ] = "",
+    vision_heads: Annotated[
+        int, typer.Option(help="Attention heads of a vision tower that is not a standard SigLIP; 0: known.")
+    ] = 0,
+    packer_heads: Annotated[int, typer.Option(help="Attention heads of the packer.", min=1)] = 8,
+) -> None:
+    """Published checkpoint to tubelet folder, or back; the round trip is exact. Prints what to know about it."""
+    if method not in METHODS:
+        raise QueryError(f"unknown checkpoint {method!r}; there is: {', '.join(METHODS)}")
+    from tubelet.llava_st.convert import convert_from_official, convert_to_official
+    from tubelet.llava_st.official_layout import OfficialGeometry
+
+    if to_official:
+        typer.echo(str(convert_to_official(folder, out)))
+        return
+    geometry = OfficialGeometry(vision_heads=vision_heads or None, packer_heads=packer_heads)
+    for finding in convert_from_official(folder, out, mode or None, geometry):
+        typer.echo(str(finding), err=True)
+    typer.echo(str(out))
