@@ -144,9 +144,9 @@ def test_writing_is_all_or_nothing(
     folder = save_bundle(tiny_bundle, tmp_path / "model")
     before = sorted(p.name for p in folder.iterdir())
     monkeypatch.setattr(type(tiny_bundle.tokenizer), "save_pretrained", _no_space)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(OutputError, match="no space"):
         save_bundle(tiny_bundle, folder)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(OutputError, match="no space"):
         save_bundle(tiny_bundle, tmp_path / "new")
     assert sorted(p.name for p in folder.iterdir()) == before  # the old one is intact
     assert [p.name for p in tmp_path.iterdir()] == ["model"]  # and nothing half-written stays

@@ -26,14 +26,6 @@ import torch
 from tubelet import __version__
 from tubelet.errors import ModelError
 from tubelet.llava_st.config import MODES, LlavaSTConfig
-from tubelet.llava_st.folders import (
-    TensorFolder,
-    atomic_folder,
-    first_line,
-    read_json,
-    tensor_report,
-    write_tensors,
-)
 from tubelet.llava_st.model import LlavaST
 from tubelet.llava_st.official_layout import (
     KEPT_ASIDE,
@@ -45,6 +37,14 @@ from tubelet.llava_st.official_layout import (
     sources,
 )
 from tubelet.llava_st.words import Words, find_words
+from tubelet.model_folder import (
+    TensorFolder,
+    atomic_folder,
+    first_line,
+    read_json,
+    tensor_report,
+    write_tensors,
+)
 
 MODEL_TYPE = "tubelet_llava_st"
 OFFICIAL_FOLDER = "official"

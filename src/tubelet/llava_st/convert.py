@@ -28,7 +28,6 @@ from tubelet.llava_st.checkpoint import (
     saved_parts,
     write_official_files,
 )
-from tubelet.llava_st.folders import INDEX, TensorFolder, atomic_folder, read_json, weight_map, write_tensors
 from tubelet.llava_st.official_layout import (
     OfficialGeometry,
     new_official_config,
@@ -39,6 +38,7 @@ from tubelet.llava_st.official_layout import (
     vocabulary_of,
 )
 from tubelet.llava_st.words import VISUAL_WORDS, find_words
+from tubelet.model_folder import INDEX, TensorFolder, atomic_folder, read_json, weight_map, write_tensors
 
 
 @dataclass(frozen=True, slots=True)

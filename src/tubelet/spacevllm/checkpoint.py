@@ -15,8 +15,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -28,7 +26,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from tubelet import __version__
-from tubelet.errors import ModelError, OutputError
+from tubelet.errors import ModelError
+from tubelet.model_folder import atomic_folder, first_line, read_json, tensor_report
 from tubelet.pico import VIDEO_TOKEN, init_pico_vision, pico_config, pico_tokenizer
 from tubelet.spacevllm.config import SpaceVLLMConfig
 from tubelet.spacevllm.model import SpaceVLLM
@@ -112,18 +111,9 @@ def chat_settings(folder: Path) -> SpaceVLLMConfig | None:
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / "config.json"
     if not folder.is_dir():
         raise ModelError(f"there is no model folder {folder}")
-    if not path.is_file():
-        raise ModelError(f"{folder} is not a model folder: it has no config.json")
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"cannot read {path}: {error}") from error
-    if not isinstance(data, dict):
-        raise ModelError(f"{path} must hold a JSON object")
-    return data
+    return read_json(folder / "config.json")
 
 
 def _load_saved(
@@ -164,7 +154,7 @@ def _load_base(
             ignore_mismatched_sizes=True,  # they are an error below, which names them
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"cannot load {folder} as a LLaVA-OneVision model: {_first_line(error)}") from error
+        raise ModelError(f"cannot load {folder} as a LLaVA-OneVision model: {first_line(error)}") from error
     missing = sorted(set(info["missing_keys"]) - _tied_names(base, ""))
     wrong = sorted(
         f"{name} {tuple(found)} instead of {tuple(wanted)}"
@@ -187,7 +177,7 @@ def _load_auxiliary(path: Path, model: SpaceVLLM) -> None:
     try:
         model.load_state_dict(load_file(path), strict=False)
     except (OSError, SafetensorError) as error:
-        raise ModelError(f"cannot read {path}: {_first_line(error)}") from error
+        raise ModelError(f"cannot read {path}: {first_line(error)}") from error
     except RuntimeError as error:
         raise ModelError(
             f"the heads in {path} do not fit these settings of the decoder: train the base with the same "
@@ -211,7 +201,7 @@ def _load_saved_tokenizer(folder: Path) -> Any:
     try:
         return PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"cannot load the tokenizer in {folder}: {_first_line(error)}") from error
+        raise ModelError(f"cannot load the tokenizer in {folder}: {first_line(error)}") from error
 
 
 def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
@@ -228,7 +218,7 @@ def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
                 raise ModelError(f"{folder} lacks the weight file {name}: copy or download the folder again")
             tensors.update(load_file(folder / name))
     except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise ModelError(f"cannot read the weights in {folder}: {_first_line(error)}") from error
+        raise ModelError(f"cannot read the weights in {folder}: {first_line(error)}") from error
     return tensors
 
 
@@ -252,12 +242,8 @@ def _tied_names(base: Any, prefix: str) -> set[str]:
 
 
 def _tensor_report(folder: Path, missing: list[str], unknown: list[str], wrong: list[str]) -> str:
-    parts = []
-    for what, names in (("missing", missing), ("not of this model", unknown), ("wrong shape", wrong)):
-        if names:
-            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-            parts.append(f"{len(names)} {what}: {', '.join(names[:5])}{more}")
-    return f"the weights in {folder} do not fit its config.json: {'; '.join(parts)}"
+    said = tensor_report(missing, unknown, wrong, shown=5)
+    return f"the weights in {folder} do not fit its config.json: {said}"
 
 
 def _load_tokenizer(folder: Path) -> Any:
@@ -269,7 +255,7 @@ def _load_tokenizer(folder: Path) -> Any:
         if template.is_file():  # the processor's; the tokenizer's own may know text only
             tokenizer.chat_template = json.loads(template.read_text(encoding="utf-8"))["chat_template"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"cannot load the tokenizer in {folder}: {_first_line(error)}") from error
+        raise ModelError(f"cannot load the tokenizer in {folder}: {first_line(error)}") from error
     return tokenizer
 
 
@@ -298,11 +284,6 @@ def _video_token(base: Any, tokenizer: Any) -> str:
     return token
 
 
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:300] if lines else type(error).__name__
-
-
 # --- saving --------------------------------------------------------------------------------------
 
 
@@ -327,7 +308,7 @@ def save_bundle(
         "pixel_mean": list(bundle.pixel_mean),
         "pixel_std": list(bundle.pixel_std),
     }
-    with _atomic_folder(folder) as temporary:
+    with atomic_folder(folder) as temporary:
         (temporary / "config.json").write_text(json.dumps(data, indent=1, default=str) + "\n")
         state = {k: v.detach().to("cpu", dtype or v.dtype) for k, v in _saved_state(model).items()}
         save_torch_state_dict(state, temporary, max_shard_size=max_shard_size)
@@ -344,7 +325,7 @@ def save_base(
     auxiliary: also keep the training-only heads beside it, for a SpaceVLLM that grows from it.
     """
     folder = Path(folder)
-    with _atomic_folder(folder) as temporary:
+    with atomic_folder(folder) as temporary:
         base = bundle.model.base
         if dtype not in (None, base.dtype):
             base = copy.deepcopy(base).to(dtype)  # the model in memory keeps its precision
@@ -381,30 +362,6 @@ def _no_bars() -> Iterator[None]:
     finally:
         if drawn:
             logging.enable_progress_bar()
-
-
-class _atomic_folder:
-    """Write into a sibling, then rename over the target; nothing half-written stays behind."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.temporary = folder.with_name(f".{folder.name}-{os.getpid()}")
-
-    def __enter__(self) -> Path:
-        try:
-            shutil.rmtree(self.temporary, ignore_errors=True)
-            self.temporary.mkdir(parents=True)
-        except OSError as error:
-            raise OutputError(f"cannot write a model to {self.folder}: {error.strerror or error}") from error
-        return self.temporary
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None:
-            shutil.rmtree(self.temporary, ignore_errors=True)
-            return
-        if self.folder.exists():
-            shutil.rmtree(self.folder)
-        self.temporary.rename(self.folder)
 
 
 def _processor(bundle: Bundle) -> Any:
