@@ -146,13 +146,14 @@ def _load_base(
     from transformers import LlavaOnevisionForConditionalGeneration
 
     try:
-        base, info = LlavaOnevisionForConditionalGeneration.from_pretrained(
-            str(folder),
-            dtype=dtype,
-            output_loading_info=True,
-            local_files_only=True,
-            ignore_mismatched_sizes=True,  # they are an error below, which names them
-        )
+        with _no_bars():
+            base, info = LlavaOnevisionForConditionalGeneration.from_pretrained(
+                str(folder),
+                dtype=dtype,
+                output_loading_info=True,
+                local_files_only=True,
+                ignore_mismatched_sizes=True,  # they are an error below, which names them
+            )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"cannot load {folder} as a LLaVA-OneVision model: {first_line(error)}") from error
     missing = sorted(set(info["missing_keys"]) - _tied_names(base, ""))
