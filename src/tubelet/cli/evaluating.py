@@ -12,20 +12,94 @@ from tubelet.errors import QueryError
 
 
 def evaluate(
-    benchmark: Annotated[str, typer.Argument(help="Name of the benchmark: world.")],
-    out: Annotated[Path, typer.Option(help="Folder for data, predictions.jsonl and metrics.json.")],
-    model: Annotated[str, typer.Option("--model", "-m")] = "spacevllm-pico",
-    n: Annotated[int, typer.Option(help="Number of test videos.", min=1)] = 500,
-    seed: Annotated[int, typer.Option(help="Seed of the test videos.")] = 7,
-    task: Annotated[str, typer.Option(help="stvg, tvg, svg, rec or qa.")] = "stvg",
+    benchmark: Annotated[str, typer.Argument(help="world, or a dataset of `tubelet data list`.")],
+    out: Annotated[
+        Path, typer.Option(help="Folder of the run: predictions.jsonl, metrics.json and the rest.")
+    ],
+    model: Annotated[str, typer.Option("--model", "-m", help="Embedded name, folder or hub id.")] = "",
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of the dataset's files; world makes its own.")
+    ] = None,
+    task: Annotated[
+        str, typer.Option(help="Only this task; world: stvg (default), tvg, svg, rec or qa.")
+    ] = "",
     span_reader: Annotated[str, typer.Option(help="text, activity or both; default: the model's own.")] = "",
+    seed: Annotated[int, typer.Option(help="Seed; world: of the test videos.")] = 7,
+    n: Annotated[int, typer.Option(help="world: number of test videos.", min=1)] = 500,
     untrained: Annotated[
-        bool, typer.Option(help="Also score the model with random weights, as a baseline.")
+        bool, typer.Option(help="world: also score the model with random weights, as a baseline.")
     ] = True,
+    split: Annotated[str, typer.Option(help="Split; default: the one with public truth.")] = "",
+    protocol: Annotated[
+        str, typer.Option(help="Named protocol; default: tubelet's, or the dataset's own.")
+    ] = "",
+    limit: Annotated[int, typer.Option(help="Only the first queries; 0: all.", min=0)] = 0,
+    shard: Annotated[
+        str, typer.Option(help="i/n: this part of n, split by video; merge with `merge`.")
+    ] = "1/1",
+    videos: Annotated[Path | None, typer.Option(help="Where the videos are, when not below --data.")] = None,
+    skip_broken: Annotated[bool, typer.Option(help="Leave broken annotations out, counted.")] = False,
+    device: Annotated[str, typer.Option(help="cpu, cuda, ...; default: cuda if there is one.")] = "",
 ) -> None:
     """Score a model; prints a table, writes predictions.jsonl and metrics.json; a second call resumes."""
-    if benchmark != "world":
-        raise QueryError(f"unknown benchmark {benchmark!r}; there is: world")
+    from tubelet.grounder import DEFAULT_MODEL
+
+    model = model or DEFAULT_MODEL
+    if benchmark == "world" and data is None:
+        _evaluate_world(model, out, n, seed, task or "stvg", span_reader, untrained)
+        return
+    if data is None:
+        raise QueryError(
+            f"say where the files of {benchmark} are: --data DIR (tubelet data check {benchmark} DIR tells what "
+            "is needed)"
+        )
+    from tubelet.benchmarks.run import Progress, eval_benchmark, render_scores
+
+    make_folder(out)
+    with progress("evaluating") as step:
+
+        def told(now: Progress) -> None:
+            step(now.done, now.total)
+
+        scores, problems = eval_benchmark(
+            benchmark,
+            model,
+            data,
+            out,
+            split=split or None,
+            task=task or None,
+            limit=limit or None,
+            shard=shard,
+            span_reader=span_reader or None,
+            protocol=protocol or None,
+            seed=seed,
+            device=device or None,
+            videos=videos,
+            skip_broken=skip_broken,
+            progress=told,
+        )
+    typer.echo(render_scores(scores))
+    if problems.count:
+        typer.echo(f"{problems.count} broken annotations were left out", err=True)
+    if problems.count or any(part.n_failed for part in scores.parts.values()):
+        raise SystemExit(1)
+
+
+def merge(
+    folders: Annotated[list[Path], typer.Argument(help="The shards' run folders.")],
+    out: Annotated[Path, typer.Option(help="Folder of the whole run.")],
+    protocol: Annotated[str, typer.Option(help="Named protocol.")] = "",
+) -> None:
+    """Put the shards of a run together; equal to the run that was not divided."""
+    from tubelet.benchmarks.run import render_scores
+    from tubelet.benchmarks.run_shards import merge_shards
+
+    typer.echo(render_scores(merge_shards(folders, out, protocol or None)))
+
+
+def _evaluate_world(
+    model: str, out: Path, n: int, seed: int, task: str, span_reader: str, untrained: bool
+) -> None:
     from tubelet.benchmarks.world import evaluate_world
     from tubelet.benchmarks.world_qa import evaluate_world_qa
     from tubelet.grounder import load

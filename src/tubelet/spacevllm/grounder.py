@@ -27,6 +27,7 @@ from tubelet.spacevllm.pack import pack
 from tubelet.spacevllm.prompts import (
     SpanAnswer,
     check_query,
+    check_question,
     encode_query,
     make_prefix,
     parse_span,
@@ -212,7 +213,7 @@ class SpaceVLLMGrounder:
     ) -> str:
         """A free answer in words (captions, yes/no, questions)."""
         state = self._state(video)
-        ids = encode_query(self.bundle.tokenizer, check_query(question))
+        ids = encode_query(self.bundle.tokenizer, check_question(question))
         return self._text(self._ask(state, [ids], True, max_new_tokens).answers[0])
 
     def _state(self, video: str | Path | Video | Clip | EncodedVideo) -> EncodedVideo:

@@ -25,6 +25,7 @@ from tubelet.spacevllm.config import SpaceVLLMConfig
 from tubelet.tube import Span
 
 MAX_QUERY_CHARACTERS = 2000
+MAX_QUESTION_CHARACTERS = 20_000
 NOT_PRESENT = "not in this video"
 _SENTINEL = "\u241f"  # a symbol no template contains
 
@@ -166,6 +167,20 @@ def check_query(query: str) -> str:
         raise QueryError(
             f"the sentence has {len(text)} characters, at most {MAX_QUERY_CHARACTERS} are read: "
             "ask for one event at a time"
+        )
+    return text
+
+
+def check_question(question: str) -> str:
+    """A free question, stripped, with its lines (options of a multiple choice); QueryError when empty or huge."""
+    if not isinstance(question, str):
+        raise QueryError(f"a question is text, got {type(question).__name__}")
+    text = question.strip()
+    if not text:
+        raise QueryError("the question is empty: ask something about the video")
+    if len(text) > MAX_QUESTION_CHARACTERS:
+        raise QueryError(
+            f"the question has {len(text)} characters, at most {MAX_QUESTION_CHARACTERS} are read: shorten it"
         )
     return text
 

@@ -1,0 +1,212 @@
+"""A plugin for lmms-eval: its tasks, its prompts and its metrics, with a tubelet model answering.
+
+    python -m tubelet.benchmarks.lmms --model tubelet --model_args pretrained=spacevllm-pico \
+        --tasks mvbench,videomme,tempcompass --batch_size 1 --output_path logs
+
+Everything after the module's name goes to lmms-eval's own command line. Programs that start lmms-eval themselves call
+`register()` before; packages that are installed announce `manifest` as an entry point of the group
+`lmms_eval.models`. lmms_eval is imported when one of these is used, never by importing this module.
+
+The model is one of lmms-eval's "simple" models. Requests about one video are answered together, so that it is decoded
+and encoded once. Tasks that compare likelihoods, and several rounds of talk, are refused with a sentence: a tubelet
+model answers in words. An answer that fails is "" (lmms-eval has no other way to count it as wrong) and a warning.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
+
+from tubelet.errors import ModelError, TubeletError
+
+MODEL_ID = "tubelet"
+CLASS_PATH = "tubelet.benchmarks.lmms.TubeletLmms"
+DEFAULT_NEW_TOKENS = 64
+
+_log = logging.getLogger(__name__)
+_PLACEHOLDER = re.compile(r"<(?:image|video|img|vid)\d*>\s*")
+
+
+def __getattr__(name: str) -> Any:
+    """`TubeletLmms`, made when lmms-eval looks it up by its path."""
+    if name == "TubeletLmms":
+        return model_class()
+    raise AttributeError(name)
+
+
+def manifest() -> Any:
+    """What the registry of lmms-eval 0.6 and later wants to know (entry point group `lmms_eval.models`)."""
+    _need()
+    try:
+        from lmms_eval.models.registry_v2 import ModelManifest  # type: ignore[import-not-found]
+    except ImportError as error:
+        raise ModelError(
+            "this lmms-eval has no model registry with manifests: use 'python -m tubelet.benchmarks.lmms', "
+            "or a version from 0.6 on"
+        ) from error
+    return ModelManifest(model_id=MODEL_ID, simple_class_path=CLASS_PATH)
+
+
+def register() -> None:
+    """Make lmms-eval know `--model tubelet`, in its registry of manifests or, before that, its table of models."""
+    _need()
+    import lmms_eval.models as models  # type: ignore[import-not-found]
+
+    registry = getattr(models, "MODEL_REGISTRY_V2", None)
+    if registry is not None:
+        registry.register_manifest(manifest(), overwrite=True)
+        return
+    for table in ("AVAILABLE_SIMPLE_MODELS", "AVAILABLE_MODELS"):
+        if hasattr(models, table):
+            getattr(models, table)[MODEL_ID] = CLASS_PATH
+            return
+    raise ModelError("this lmms-eval has neither MODEL_REGISTRY_V2 nor AVAILABLE_MODELS: use another version")
+
+
+def main() -> None:
+    """lmms-eval's command line, with the tubelet model known to it."""
+    register()
+    from lmms_eval.__main__ import cli_evaluate  # type: ignore[import-not-found]
+
+    cli_evaluate()
+
+
+def _need() -> None:
+    try:
+        import lmms_eval  # noqa: F401
+    except ImportError as error:
+        raise ModelError(
+            "lmms-eval is not installed: pip install lmms-eval (it is only needed for this plugin; "
+            "'tubelet eval' runs mvbench, video-mme, egoschema and tempcompass without it)"
+        ) from error
+
+
+@cache
+def model_class() -> type:
+    """The class that lmms-eval makes an object of; a subclass of its `lmms`."""
+    _need()
+    from lmms_eval.api.model import lmms  # type: ignore[import-not-found]
+
+    class TubeletLmms(lmms):  # type: ignore[misc]
+        is_simple = True
+
+        def __init__(
+            self,
+            pretrained: str = "spacevllm-pico",
+            device: str | None = None,
+            dtype: str | None = None,
+            batch_size: int | str = 1,
+            max_batch_size: int | None = None,
+            **unknown: Any,
+        ) -> None:
+            super().__init__()
+            if unknown:
+                raise ModelError(
+                    f"--model_args of tubelet are pretrained, device and dtype; got {', '.join(sorted(unknown))}"
+                )
+            if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+                raise ModelError(
+                    "the tubelet model runs in one process: start lmms-eval without accelerate launch"
+                )
+            from tubelet.grounder import load
+
+            self.pretrained, self.batch_size_per_gpu = pretrained, int(batch_size)
+            self.grounder = load(pretrained, device or None, dtype)
+            self._rank, self._world_size = 0, 1
+
+        @property
+        def batch_size(self) -> int:
+            return self.batch_size_per_gpu
+
+        def generate_until(self, requests: Sequence[Any]) -> list[str]:
+            return answer_requests(self.grounder, self.task_dict, requests, self.cache_hook)
+
+        def generate_until_multi_round(self, requests: Sequence[Any]) -> list[str]:
+            raise ModelError(
+                "the tubelet model answers one question at a time, not several rounds: choose another task"
+            )
+
+        def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
+            raise ModelError(
+                "the tubelet model answers in words and has no likelihoods: choose the task's generating variant "
+                "(for example egoschema_subset instead of egoschema_subset_mcppl)"
+            )
+
+    return TubeletLmms
+
+
+def answer_requests(
+    grounder: Any, task_dict: Mapping[str, Any], requests: Sequence[Any], cache_hook: Any = None
+) -> list[str]:
+    """Answers in the order of the requests; those about the same video are asked after one `encode`.
+
+    A request's `args` are (context, generation settings, doc_to_visual, doc_id, task, split).
+    """
+    answers = [""] * len(requests)
+    groups: dict[Any, list[int]] = {}
+    visuals: dict[Any, list[Any]] = {}
+    for k, request in enumerate(requests):
+        _, _, doc_to_visual, doc_id, task, split = request.args
+        shown = doc_to_visual(task_dict[task][split][doc_id])
+        shown = [] if shown is None else list(shown) if isinstance(shown, list | tuple) else [shown]
+        # two videos are the same by their path; pictures by the document that they come from
+        same = tuple(shown) if shown and all(isinstance(v, str) for v in shown) else (task, split, doc_id)
+        groups.setdefault(same, []).append(k)
+        visuals[same] = shown
+    for same, members in groups.items():
+        try:
+            state = grounder.encode(_source(visuals[same]))
+        except (TubeletError, RuntimeError) as error:
+            _log.warning("%d questions are not answered: %s", len(members), error)
+            continue
+        for k in members:
+            context, settings = requests[k].args[:2]
+            try:
+                answers[k] = _answer(grounder, state, context, settings)
+            except (TubeletError, RuntimeError) as error:
+                _log.warning("a question is not answered: %s", error)
+            if cache_hook is not None:
+                cache_hook.add_partial("generate_until", (context, settings), answers[k])
+    return answers
+
+
+def _answer(grounder: Any, state: Any, context: str, settings: Mapping[str, Any]) -> str:
+    words = _PLACEHOLDER.sub("", context).strip()
+    text = str(
+        grounder.ask(state, words, max_new_tokens=int(settings.get("max_new_tokens", DEFAULT_NEW_TOKENS)))
+    )
+    stops = settings.get("until") or []
+    for stop in [stops] if isinstance(stops, str) else stops:
+        if stop:
+            text = text.split(stop)[0]
+    return text.strip()
+
+
+def _source(shown: Sequence[Any]) -> Any:
+    """What the grounder encodes: the path of a video or image, or the bytes of a picture in memory."""
+    from tubelet.video import open_video
+
+    if len(shown) != 1:
+        what = "no picture or video" if not shown else f"{len(shown)} of them"
+        raise ModelError(f"the tubelet model is asked about one video or one image, this question has {what}")
+    if isinstance(shown[0], str):
+        return open_video(shown[0])
+    if not hasattr(shown[0], "save"):
+        raise ModelError(f"expected a path or a picture, got {type(shown[0]).__name__}")
+    data = io.BytesIO()
+    shown[0].convert("RGB").save(data, format="PNG")
+    return open_video(data.getvalue())
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except TubeletError as error:
+        sys.stderr.write(f"tubelet: {error}\n")
+        raise SystemExit(1) from None
