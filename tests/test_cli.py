@@ -210,6 +210,8 @@ def test_ctrl_c_leaves_nothing_half_written(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "tubelet", "world", "make", str(target), "--n", "500"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        # a test run that was started in the background ignores Ctrl-C, and its children would too
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
     videos = target / "videos"
     deadline = time.monotonic() + 60

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tubelet.spacevllm.config import SpaceVLLMConfig
 
 DEFAULT_MODEL = "spacevllm-pico"
+_KINDS = {"tubelet_spacevllm": "SpaceVLLM", "tubelet_llava_st": "LLaVA-ST"}
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 
 
@@ -70,7 +71,7 @@ def embedded_models() -> list[EmbeddedModel]:
     root = Path(str(resources.files("tubelet"))) / "weights"
     for config in sorted(root.glob("*/config.json")):
         data = json.loads(config.read_text())
-        kind = "SpaceVLLM" if data["model_type"] == "tubelet_spacevllm" else "chat base (LLaVA-OneVision)"
+        kind = _KINDS.get(data["model_type"], "chat base (LLaVA-OneVision)")
         size = sum(f.stat().st_size for f in config.parent.glob("*.safetensors"))
         found.append(EmbeddedModel(config.parent.name, config.parent, kind, "tubelet's toy world", size))
     return found
@@ -87,19 +88,16 @@ def load(
     Args:
         model: embedded name, folder, or hub id. A SpaceVLLM folder continues; a LLaVA-OneVision checkpoint
             starts a new SpaceVLLM with an untrained decoder (`config` sets it up); a base that tubelet trained
-            (pico-base) stays the chat model that it is, unless `config` is given.
+            (pico-base) stays the chat model that it is, unless `config` is given. A LLaVA-ST folder, tubelet's or in
+            the published layout, becomes a `LlavaSTGrounder`.
         device: "cpu", "cuda", "cuda:1", ...; default: cuda if there is one.
         dtype: "float32", "bfloat16", "float16"; default: bfloat16 on a GPU, float32 on the CPU.
 
     Raises ModelError that says what was looked for and what exists.
     """
     folder = find_model(model)
+    is_llava_st = _is_llava_st(folder)
     import torch
-
-    from tubelet.spacevllm.checkpoint import chat_settings, load_bundle, with_queries
-    from tubelet.spacevllm.config import SpaceVLLMConfig
-    from tubelet.spacevllm.domain import load_domain
-    from tubelet.spacevllm.grounder import SpaceVLLMGrounder
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device.startswith("cuda") and not torch.cuda.is_available():
@@ -107,10 +105,36 @@ def load(
     dtype = dtype or ("bfloat16" if device.startswith("cuda") else "float32")
     if dtype not in ("float32", "bfloat16", "float16"):
         raise ModelError(f"dtype is float32, bfloat16 or float16, got {dtype!r}")
+    if is_llava_st:
+        from tubelet.llava_st.grounder import load_grounder
+
+        if config is not None:
+            raise ModelError(f"{model} is a LLaVA-ST; config sets up a new SpaceVLLM from a LLaVA-OneVision")
+        return load_grounder(folder, str(model), revision_of(folder), getattr(torch, dtype), device)
+
+    from tubelet.spacevllm.checkpoint import chat_settings, load_bundle, with_queries
+    from tubelet.spacevllm.config import SpaceVLLMConfig
+    from tubelet.spacevllm.domain import load_domain
+    from tubelet.spacevllm.grounder import SpaceVLLMGrounder
+
     bundle = load_bundle(folder, config, getattr(torch, dtype), device)
     if not bundle.layout.query_tokens and (config is not None or chat_settings(folder) is None):
         bundle = with_queries(bundle, config or SpaceVLLMConfig())
     return SpaceVLLMGrounder(bundle, str(model), revision_of(folder), load_domain(folder))
+
+
+def _is_llava_st(folder: Path) -> bool:
+    """Does config.json say so, in tubelet's layout or the published one? What cannot be read is left to the loader."""
+    try:
+        data = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    if not isinstance(data, dict):
+        return False
+    published = data.get("model_type") in ("llava", "llava_qwen") and "mm_vision_tower" in data
+    return data.get("model_type") == "tubelet_llava_st" or (
+        published and data.get("mm_resampler_type") == "fast_slow_resampler"
+    )
 
 
 def find_model(model: str | Path) -> Path:

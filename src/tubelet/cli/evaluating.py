@@ -42,12 +42,15 @@ def evaluate(
     device: Annotated[str, typer.Option(help="cpu, cuda, ...; default: cuda if there is one.")] = "",
 ) -> None:
     """Score a model; prints a table, writes predictions.jsonl and metrics.json; a second call resumes."""
+    from tubelet.datasets import DATASETS
     from tubelet.grounder import DEFAULT_MODEL
 
     model = model or DEFAULT_MODEL
     if benchmark == "world" and data is None:
         _evaluate_world(model, out, n, seed, task or "stvg", span_reader, untrained)
         return
+    if benchmark not in DATASETS:
+        raise QueryError(f"unknown benchmark {benchmark!r}; there are: {', '.join(sorted(DATASETS))}")
     if data is None:
         raise QueryError(
             f"say where the files of {benchmark} are: --data DIR (tubelet data check {benchmark} DIR tells what "

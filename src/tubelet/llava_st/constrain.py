@@ -343,12 +343,18 @@ class CoordinateConstraint:
 
     grammars: one per row. max_new_tokens: the budget; the answer is complete within it.
     prompt_length: how many of the ids that come in are the prompt's (0 when the prompt was given as embeddings).
+    absent: ids of the answer "it is not there": an answer of exactly these words may end without coordinates.
     """
 
     def __init__(
-        self, alphabet: Alphabet, grammars: Sequence[Grammar], max_new_tokens: int, prompt_length: int = 0
+        self,
+        alphabet: Alphabet,
+        grammars: Sequence[Grammar],
+        max_new_tokens: int,
+        prompt_length: int = 0,
+        absent: Sequence[int] = (),
     ) -> None:
-        self.alphabet, self.grammars = alphabet, tuple(grammars)
+        self.alphabet, self.grammars, self.absent = alphabet, tuple(grammars), list(absent)
         self.budget, self.prompt_length = max_new_tokens, prompt_length
         self._read: list[tuple[list[int], State]] = [
             ([], start_state(grammar, alphabet.bins)) for grammar in self.grammars
@@ -386,7 +392,8 @@ class CoordinateConstraint:
                 if after is not None and words_needed(after, grammar) <= left:
                     first = alphabet.vocabulary + axis * alphabet.bins
                     out[first + limits[0] : first + limits[1] + 1] = True
-        out[alphabet.end] = words_needed(state, grammar) == 0
+        said_absent = bool(self.absent) and ids == self.absent
+        out[alphabet.end] = said_absent or words_needed(state, grammar) == 0
         return out
 
     def _state(self, row: int, ids: list[int]) -> State | None:

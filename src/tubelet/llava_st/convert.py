@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,7 @@ def convert_from_official(
     tensors = TensorFolder(folder)
     parts = read_parts(folder, data, tensors.shapes, geometry or OfficialGeometry())
     files = official_files(folder)
-    penalty = _generation(files).get("repetition_penalty", 1.0)
+    penalty = stored_generation(files).get("repetition_penalty", 1.0)
     config = replace(parts.config, repetition_penalty=float(penalty), mode=mode or parts.config.mode)
     parts = replace(parts, config=config)
     tokenizer = load_tokenizer(folder)
@@ -167,7 +167,8 @@ def _rows_bytes(tensors: TensorFolder, name: str, rows: _Rows) -> int:
     return count * tensors.itemsize(name)
 
 
-def _generation(files: dict[str, str]) -> dict[str, Any]:
+def stored_generation(files: Mapping[str, str]) -> dict[str, Any]:
+    """generation_config.json of a published checkpoint, {} where there is none."""
     try:
         data = json.loads(files.get("generation_config.json", "{}"))
     except ValueError as error:
@@ -230,7 +231,7 @@ def _patch_norms(folder: Path, tensors: TensorFolder) -> Finding:
 
 
 def _generation_settings(files: dict[str, str]) -> Finding:
-    settings = _generation(files)
+    settings = stored_generation(files)
     if not settings:
         return Finding("generation settings", "none stored")
     known = ("do_sample", "temperature", "top_k", "top_p", "repetition_penalty")

@@ -38,12 +38,17 @@ class Read:
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """An answer: ids without the end, text with coordinate words, mean log-probability, did it end by itself."""
+    """An answer: ids without the end, text with coordinate words, mean log-probability, did it end by itself.
+
+    logprob: among the words that were allowed. probabilities: one per id, among all words, before a penalty, a
+    grammar or a temperature touched the scores: what the model by itself thinks of its word.
+    """
 
     ids: tuple[int, ...]
     text: str
     logprob: float
     ended: bool
+    probabilities: tuple[float, ...] = ()
 
 
 def read_frames(
@@ -106,6 +111,7 @@ def generate(
     temperature: float = 0.0,
     seed: int = 0,
     alphabet: Alphabet | None = None,
+    absent: Sequence[int] = (),
 ) -> list[Generated]:
     """Answer questions about one picture, side by side.
 
@@ -114,6 +120,7 @@ def generate(
         repetition_penalty: default: what the checkpoint says. It sees generated words only.
         temperature: 0 is greedy.
         alphabet: constrain.make_alphabet(tokenizer, words), when it was made before.
+        absent: ids of the answer "it is not there", after which an answer may end whatever its grammar requires.
 
     Raises QueryError for placeholders without values, or a budget too small for the grammar.
     """
@@ -125,10 +132,10 @@ def generate(
         )
     prompts = [prompt_ids(bundle.tokenizer, bundle.words, asked, read.counts) for asked in questions]
     penalty = bundle.config.repetition_penalty if repetition_penalty is None else repetition_penalty
-    processors = _processors(bundle, grammars, len(prompts), max_new_tokens, penalty, alphabet)
+    processors = _processors(bundle, grammars, len(prompts), max_new_tokens, penalty, alphabet, absent)
     sampler = torch.Generator(device="cpu").manual_seed(seed) if temperature else None
-    ids, logprobs = _write(bundle, read, prompts, processors, max_new_tokens, temperature, sampler)
-    return [_finished(bundle, row, sum_) for row, sum_ in zip(ids, logprobs, strict=True)]
+    rows = _write(bundle, read, prompts, processors, max_new_tokens, temperature, sampler)
+    return [_finished(bundle, ids, total, chances) for ids, total, chances in zip(*rows, strict=True)]
 
 
 def _processors(
@@ -138,6 +145,7 @@ def _processors(
     budget: int,
     penalty: float,
     alphabet: Alphabet | None,
+    absent: Sequence[int],
 ) -> list[Processor]:
     from transformers import RepetitionPenaltyLogitsProcessor
 
@@ -150,7 +158,7 @@ def _processors(
         raise QueryError(f"one grammar per question: {rows} questions, {len(grammars)} grammars")
     alphabet = alphabet or make_alphabet(bundle.tokenizer, bundle.words)
     constrained = [row for row, grammar in enumerate(grammars) if grammar is not None]
-    constraint = CoordinateConstraint(alphabet, [g for g in grammars if g is not None], budget)
+    constraint = CoordinateConstraint(alphabet, [g for g in grammars if g is not None], budget, absent=absent)
 
     def constrain(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         scores = scores.clone()
@@ -168,8 +176,8 @@ def _write(
     budget: int,
     temperature: float,
     sampler: torch.Generator | None,
-) -> tuple[list[list[int]], list[float]]:
-    """Ids (the end included) and the sum of their log-probabilities, per prompt."""
+) -> tuple[list[list[int]], list[float], list[list[float]]]:
+    """Ids (the end included), the sum of their log-probabilities, and their own probabilities; per prompt."""
     model, end = bundle.model, bundle.words.turn_end
     device, n = model.device, len(prompts)
     suffixes = [list(prompt.ids[prompt.prefix :]) for prompt in prompts]
@@ -190,16 +198,18 @@ def _write(
     )
     last = out.last_hidden_state[torch.arange(n, device=device), lengths - 1]
     written = torch.empty(n, 0, dtype=torch.long, device=device)
+    chances = torch.empty(n, 0, device=device)
     total = torch.zeros(n, device=device)
     ended = torch.zeros(n, dtype=torch.bool, device=device)
     for step in range(budget):
-        scores = model.logits(last).float()
+        own = scores = model.logits(last).float()
         for process in processors:
             scores = process(written, scores)
         token = _choose(scores, temperature, sampler).masked_fill(ended, end)
         gained = scores.log_softmax(-1).gather(1, token[:, None])[:, 0]
         total += gained.masked_fill(ended, 0.0)
-        written = torch.cat([written, token[:, None]], dim=1)
+        chance = (own.gather(1, token[:, None]) - own.logsumexp(-1, keepdim=True)).exp()
+        written, chances = torch.cat([written, token[:, None]], dim=1), torch.cat([chances, chance], dim=1)
         ended |= token == end
         if step == budget - 1 or bool(ended.all()):
             break
@@ -212,7 +222,7 @@ def _write(
             use_cache=True,
         ).last_hidden_state[:, 0]
     rows = [row[: row.index(end) + 1] if end in row else row for row in written.tolist()]
-    return rows, total.tolist()
+    return rows, total.tolist(), chances.tolist()
 
 
 def _shared_cache(config: Any, read: Read, rows: int) -> Any:
@@ -232,8 +242,8 @@ def _choose(scores: torch.Tensor, temperature: float, sampler: torch.Generator |
     return torch.multinomial(chances, 1, generator=sampler)[:, 0].to(scores.device)
 
 
-def _finished(bundle: Bundle, row: list[int], total: float) -> Generated:
+def _finished(bundle: Bundle, row: list[int], total: float, chances: list[float]) -> Generated:
     ended = bool(row) and row[-1] == bundle.words.turn_end
     ids = row[:-1] if ended else row
     text: str = bundle.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-    return Generated(tuple(ids), text, total / max(len(row), 1), ended)
+    return Generated(tuple(ids), text, total / max(len(row), 1), ended, tuple(chances[: len(ids)]))

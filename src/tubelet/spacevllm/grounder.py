@@ -68,14 +68,18 @@ class SpaceVLLMGrounder:
         return self.config.max_frames
 
     def untrained(self, seed: int = 0) -> SpaceVLLMGrounder:
-        """The same model with random weights: what its architecture knows without training."""
+        """The same model with random weights: what its architecture knows without training.
+
+        Nothing is "not in this video" to it: a calibrated threshold means nothing to random presence.
+        """
         from transformers import LlavaOnevisionForConditionalGeneration
 
         from tubelet.spacevllm.model import SpaceVLLM
 
+        config = replace(self.config, presence_threshold=0.0)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model = SpaceVLLM(LlavaOnevisionForConditionalGeneration(self.model.base.config), self.config)
+            model = SpaceVLLM(LlavaOnevisionForConditionalGeneration(self.model.base.config), config)
         model.to(self.model.device, self.model.base.dtype)
         bundle = replace(self.bundle, model=model, trained=False)
         return SpaceVLLMGrounder(bundle, f"{self.name}, untrained", f"seed {seed}", self.domain)
