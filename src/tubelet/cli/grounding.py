@@ -107,7 +107,7 @@ def _fit(width: int, height: int, longest: int) -> tuple[int, int]:
 def ask(
     video: Annotated[Path, typer.Argument(help="A video or image file.")],
     question: Annotated[str, typer.Argument(help="A question in words.")],
-    model: Annotated[str, typer.Option("--model", "-m")] = "spacevllm-pico",
+    model: Annotated[str, typer.Option("--model", "-m")] = "pico-base",
 ) -> None:
     """Ask a question and print the answer in words."""
     from tubelet.grounder import load

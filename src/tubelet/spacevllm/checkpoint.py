@@ -407,6 +407,6 @@ def model_card(bundle: Bundle) -> str:
 def base_card() -> str:
     return (
         "---\nlibrary_name: transformers\ntags: [video-text-to-text]\n---\n\n# pico-base\n\n"
-        "A two-million-parameter chat model for videos and images of tubelet's toy world, in the stock\n"
+        "A small chat model for videos and images of tubelet's toy world, in the stock\n"
         "LLaVA-OneVision layout: captions, yes/no questions, questions. It knows nothing else.\n"
     )

@@ -2,7 +2,7 @@
 
 A pico model answers any video, and its answer on real footage is meaningless: it must say so. The check is a
 plain
-one: a Gaussian over simple picture statistics of the training pictures, and the distance that 99.9 % of them
+one: a Gaussian over simple picture statistics of the training pictures, and the distance that 99 % of them
 stay below. It knows nothing of sentences, and a strange toy video may pass; real footage rarely does
 (measured in docs/results.md).
 """
