@@ -131,7 +131,7 @@ def models() -> None:
     found = embedded_models()
     if not found:
         raise TubeletError("this installation ships no model: reinstall tubelet, or give a folder or hub id")
-    for entry in found:
+    for entry in sorted(found, key=lambda e: e.name != DEFAULT_MODEL):
         mark = "  (default)" if entry.name == DEFAULT_MODEL else ""
         typer.echo(
             f"{entry.name:18} {entry.byte_size / 1e6:4.1f} MB  {entry.kind}; knows {entry.domain}{mark}"
