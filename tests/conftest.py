@@ -42,6 +42,7 @@ def tiny_config() -> Any:
         time_decimals=1,
         span_reader="both",
         mid_layer=1,
+        motion_layers=1,
         presence_threshold=0.0,
         decoder=DecoderConfig(width=32, heads=4, temporal_layers=1, grid_position=True, cells=True),
     )

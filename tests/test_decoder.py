@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tubelet.errors import ModelError
+from tubelet.motion import MotionLayer
 from tubelet.spacevllm.config import DecoderConfig
 from tubelet.spacevllm.decoder import DecoderOutput, SpaceDecoder, cxcywh_to_xyxy, grid_sinusoid, sinusoid
 from tubelet.spacevllm.loss import cell_targets
-from tubelet.spacevllm.motion import MotionLayer
 
 HIDDEN = 24
 OPTIONS = [

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tubelet.errors import ModelError, RecipeError
-from tubelet.spacevllm.checkpoint import new_pico
+from tubelet.spacevllm.checkpoint import new_pico, with_settings
 from tubelet.spacevllm.config import DecoderConfig, SpaceVLLMConfig
 from tubelet.spacevllm.dense import DenseTruth, dense_truth, doing_loss, seen_loss
 from tubelet.spacevllm.model import SpaceVLLM
@@ -181,7 +181,46 @@ def test_a_trunk_stage_leaves_the_vision_tower_alone() -> None:
     assert names and all(any(part in n for part in parts) for n in names)
 
 
+def test_motion_layers_change_nothing_at_first_and_learn_alone() -> None:
+    """Given to a model that has none, they leave every output as it was; a motion stage trains them only."""
+    torch.manual_seed(0)
+    plain = new_pico(CONFIG)
+    grown = with_settings(plain, replace(CONFIG, motion_layers=2))
+    mix = WorldMix(kind="video", batch=2, questions=2, frames=6)
+    batch = make_world_batch(plain, mix, 0)
+    pixels = batch.pixels.float() / 127.5 - 1
+    before, after = (bundle.model(batch.packed, pixels) for bundle in (plain, grown))
+    assert torch.allclose(before.decoder.boxes_cxcywh, after.decoder.boxes_cxcywh, atol=1e-5)
+    assert after.doing_logits.shape[0] == 3 and torch.allclose(
+        before.doing_logits, after.doing_logits[:2], atol=1e-4
+    )
+    choose_parameters(grown, "motion")
+    learning = [(n, p) for n, p in grown.model.named_parameters() if p.requires_grad]
+    assert learning and all(n.startswith(("motion.", "first_doing_head.")) for n, _ in learning)
+    optimiser = torch.optim.Adam([p for _, p in learning], lr=3e-3)
+    losses = []
+    for _ in range(25):
+        out = grown.model(batch.packed, pixels, only_motion=True)
+        assert out.decoder is None
+        loss = doing_loss(out.doing_logits, batch.dense)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(float(loss))
+    assert losses[-1] < 0.7 * losses[0]
+    # now they speak, and what they say of a frame depends on its neighbours
+    features = grown.model.frame_features(pixels)
+    mask = batch.packed.frame_mask
+    together = grown.model.with_motion(features, mask)
+    alone = grown.model.with_motion(features[:1], torch.ones(1, 1, dtype=torch.bool))
+    assert not torch.allclose(together[0], alone[0], atol=1e-3)
+
+
 def test_mistakes_are_named() -> None:
+    with pytest.raises(ModelError, match="motion_layers at least 0"):
+        SpaceVLLMConfig(motion_layers=-1)
+    with pytest.raises(RecipeError, match=r"motion_layers"):
+        choose_parameters(new_pico(CONFIG), "motion")
     with pytest.raises(ModelError, match="set mid_layer"):
         SpaceVLLMConfig(dense_actions=3)
     bundle = new_pico(SpaceVLLMConfig(decoder=DecoderConfig(width=32, heads=2)))

@@ -20,6 +20,7 @@ from tubelet.spacevllm.loss import (
     box_iou,
     cell_targets,
     giou,
+    edge_loss,
     middle_loss,
     space_losses,
     text_loss,
@@ -219,6 +220,7 @@ def test_nothing_to_count_is_a_finite_zero_with_gradient(n: int) -> None:
     parts = space_losses(out, truth) | {
         "text": text_loss(logits, torch.zeros(0, dtype=torch.long)),
         "middle": middle_loss(middle, truth),
+        "edges": edge_loss(middle[:, None].expand(-1, 2, -1, -1), truth),
     }
     assert all(float(value) == 0.0 for value in parts.values()), parts
     total = total_loss(parts, LossWeights())
@@ -267,6 +269,29 @@ def test_middle_loss_counts_going_on_and_idle() -> None:
         cells = cell_targets(truth.boxes_cxcywh[q, t : t + 1], 4)[0] * float(full)
         values += [bce(float(logits[q, t, k]), float(cells[k])) for k in range(4)]
     assert float(middle_loss(logits, truth)) == pytest.approx(float(np.mean(values)), rel=1e-5)
+
+
+def test_edge_loss_asks_for_the_cells_of_the_first_and_the_last_frame() -> None:
+    """One timed question: going on in frames 1 and 2 of 4, of which the last is padding."""
+    truth = truths(
+        2,
+        4,
+        has_box=torch.tensor([[True, True, True, True], [True, True, True, True]]),
+        active=torch.tensor([[False, True, True, False], [True, True, True, True]]),
+        timed=torch.tensor([True, False]),
+        frame_mask=torch.tensor([[True, True, True, False]] * 2),
+    )
+    cells = [cell_targets(truth.boxes_cxcywh[0, t : t + 1], 4)[0].clamp_min(1e-6) for t in (1, 2)]
+    right = torch.full((2, 2, 4, 4), -40.0, dtype=torch.float64)
+    for kind, frame in ((0, 1), (1, 2)):
+        right[0, kind, frame] = cells[kind].log()
+    entropy = sum(float(-(c / c.sum() * (c / c.sum()).log()).sum()) for c in cells) / 2
+    assert float(edge_loss(right, truth)) == pytest.approx(entropy, rel=1e-4)
+    swapped = right.flip(1)
+    assert float(edge_loss(swapped, truth)) > entropy + 10
+    padding = right.clone()
+    padding[:, :, 3] = 1e3  # what stands in a frame that is not there counts nothing
+    assert float(edge_loss(padding, truth)) == pytest.approx(entropy, rel=1e-4)
 
 
 def test_text_loss_is_cross_entropy_of_answer_tokens_only(tiny_bundle: Any) -> None:

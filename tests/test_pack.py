@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tubelet.spacevllm.pack import Packed, Suffix, block_mask, pack, suffix_mask
+from tubelet.packed import block_mask, suffix_mask
+from tubelet.spacevllm.pack import Packed, Suffix, pack
 from tubelet.spacevllm.prompts import Prefix
 
 

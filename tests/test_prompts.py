@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tubelet.errors import ModelError, QueryError
+from tubelet.frames import FrameGrid
 from tubelet.pico import VIDEO_TOKEN
 from tubelet.spacevllm.config import SpaceVLLMConfig
 from tubelet.spacevllm.prompts import (
@@ -246,8 +248,8 @@ def test_questions_and_answers() -> None:
     assert question_text(brief, "stvg", "{start} {query} {0}") == "find {start} {query} {0}"  # only letters
     with pytest.raises(QueryError, match="span=Span"):
         question_text(brief, "svg", "the cat")
-    assert answer_text(full, "stvg", span, True) == "The event occurs from 1.25s to 3.50s."
-    assert answer_text(brief, "tvg", span, True) == "1.2s-3.5s."
+    assert answer_text(full, "stvg", (1.25, 3.5), True) == "The event occurs from 1.25s to 3.50s."
+    assert answer_text(brief, "tvg", (1.25, 3.5), True) == "1.2s-3.5s."
     assert answer_text(brief, "rec", None, True) == "here."
     assert answer_text(brief, "stvg", None, False) == "not in this video."
     assert answer_text(brief, "qa", None, True, "red") == "red"
@@ -260,7 +262,7 @@ def test_questions_and_answers() -> None:
 def test_own_answers_are_read_back(prompts: str, task: str, start: float, length: float) -> None:
     config = SpaceVLLMConfig(prompts=prompts)
     span = Span(start, start + length)
-    read = parse_span(answer_text(config, task, span, True), 1000.0).span
+    read = parse_span(answer_text(config, task, (span.start_s, span.end_s), True), 1000.0).span
     assert read is not None
     assert read.start_s == pytest.approx(span.start_s, abs=0.0051)
     assert read.end_s == pytest.approx(span.end_s, abs=0.0051)
@@ -383,6 +385,10 @@ def test_absent(text: str) -> None:
 # --- snapping ------------------------------------------------------------------------------------
 
 
+def grid_of(times: Any, duration: float) -> FrameGrid:
+    return FrameGrid(np.arange(len(times)), times, Fraction(10), duration, 64, 64)
+
+
 @settings(max_examples=200, deadline=None)
 @given(
     n=st.integers(1, 12),
@@ -393,27 +399,31 @@ def test_absent(text: str) -> None:
 def test_snapped_is_within_a_frame_step(n: int, duration: float, start: float, length: float) -> None:
     times = (np.arange(n) + 0.5) * duration / n
     span = Span(start * duration, min(1.0, start + length) * duration)
-    first, after = snapped(span, times, duration)
-    assert first in times and (after in times or after == duration)
-    assert first < after
+    first, last = snapped(span, times)
+    assert first in times and last in times
     inside = times[(times >= span.start_s) & (times < span.end_s)]
     if len(inside):
-        step = duration / n
-        assert first == inside[0] and 0 <= first - span.start_s < step + 1e-9
-        assert 0 <= after - span.end_s < step + 1e-9 or after == duration
-        covered = times[(times >= first) & (times < after)]
-        assert covered.tolist() == inside.tolist()  # the same frames are in
+        assert (first, last) == (inside[0], inside[-1])
     else:  # nearest frame to the middle
         middle = (span.start_s + span.end_s) / 2
-        assert abs(first - middle) == np.abs(times - middle).min()
+        assert first == last and abs(first - middle) == np.abs(times - middle).min()
+    read = parse_span(f"{first:.9f}s-{last:.9f}s.", duration, grid_of(times, duration)).span
+    assert read is not None
+    if len(inside):  # both ends are at most half a step away
+        assert abs(read.start_s - span.start_s) <= duration / n / 2 + 1e-6
+        assert abs(read.end_s - min(span.end_s, duration)) <= duration / n / 2 + 1e-6
 
 
 def test_snapped_by_number() -> None:
     times = np.array([0.5, 1.5, 2.5, 3.5])
-    assert snapped(Span(1.0, 3.0), times, 4.0) == (1.5, 3.5)
-    assert snapped(Span(1.5, 2.5), times, 4.0) == (1.5, 2.5)  # half-open: 2.5 is not inside
-    assert snapped(Span(3.0, 4.0), times, 4.0) == (3.5, 4.0)
-    assert snapped(Span(1.6, 1.9), times, 4.0) == (1.5, 2.5)  # between two frames
+    assert snapped(Span(1.0, 3.0), times) == (1.5, 2.5)
+    assert snapped(Span(1.5, 2.5), times) == (1.5, 1.5)  # half-open: 2.5 is not inside
+    assert snapped(Span(3.0, 4.0), times) == (3.5, 3.5)
+    assert snapped(Span(1.6, 1.9), times) == (1.5, 1.5)  # between two frames
+    assert parse_span("1.5s-2.5s.", 4.0, grid_of(times, 4.0)).span == Span(1.0, 3.0)
+    assert parse_span("2.4s-1.6s.", 4.0, grid_of(times, 4.0)).span == Span(1.0, 3.0)
+    assert parse_span("9.5s-9.9s.", 4.0, grid_of(times, 4.0)).span == Span(3.0, 4.0)
+    assert parse_span("not in this video.", 4.0, grid_of(times, 4.0)).absent
 
 
 def test_seconds() -> None:

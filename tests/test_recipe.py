@@ -89,7 +89,7 @@ def test_defaults(plain: Path) -> None:
     ("setting", "named"),
     [
         ("modell=x", "modell"),
-        ("model=llama", "model is pico-base or spacevllm"),
+        ("model=llama", "model is pico-base, spacevllm or llava-st"),
         ("precision=fp8", "precision"),
         ("save_dtype=int8", "save_dtype"),
         ("seed=one", "seed"),
@@ -102,7 +102,7 @@ def test_defaults(plain: Path) -> None:
         ("stages.0.steps=ten", "stages.0.steps"),
         ("stages.0.accumulate=0", "accumulate"),
         ("stages.0.data=[]", "stage images: data is empty"),
-        ("stages.0.train=some", "train is all, decoder"),
+        ("stages.0.train=some", "train is one of all, decoder"),
         ("stages.0.data.0.kind=audio", "data.kind"),
         ("stages.0.data.0.batch=0", "data.batch"),
         ("stages.0.data.0.box_frames=none", "data.box_frames"),

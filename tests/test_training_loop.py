@@ -574,7 +574,10 @@ def test_a_base_trains_and_starts_a_spacevllm(
     tiny_base_folder: Path, tiny_config: SpaceVLLMConfig, tmp_path: Path
 ) -> None:
     """The two jobs after each other, as the recipes do: a base without queries, then a SpaceVLLM from it."""
-    base = recipe_of(tmp_path / "base", tiny_base_folder, tiny_config, model="pico-base")
+    stock = replace(tiny_config, motion_layers=0)
+    base = recipe_of(tmp_path / "base", tiny_base_folder, stock, model="pico-base")
+    with pytest.raises(RecipeError, match="motion_layers must be 0"):
+        make_job(replace(base, spacevllm=tiny_config))
     _, state = run(base)
     grown = recipe_of(tmp_path / "grown", tmp_path / "base" / "model", tiny_config)
     job = make_job(grown)

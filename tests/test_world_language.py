@@ -356,7 +356,7 @@ def test_no_question_is_asked_twice() -> None:
         scene = make_scene("val", 24, index)
         made = make_questions(scene, np.random.default_rng(index), VIDEO_TASKS, 12)
         assert len(made) <= 12
-        assert len({(q.task, q.query) for q in made}) == len(made)
+        assert len({(q.task, q.query, q.given_box, q.span) for q in made}) == len(made)
 
 
 def test_questions_are_a_function_of_the_generator() -> None:

@@ -22,7 +22,6 @@ def train(
     """Train a model from a recipe; killed at any moment, the same command resumes."""
     import torch
 
-    from tubelet.spacevllm.train import make_job
     from tubelet.training.loop import train as run
     from tubelet.training.recipe import load_recipe
 
@@ -30,6 +29,10 @@ def train(
     if threads:
         torch.set_num_threads(threads)
     loaded = load_recipe(recipe, settings or [])
+    if loaded.model == "llava-st":
+        from tubelet.llava_st.train import make_job
+    else:
+        from tubelet.spacevllm.train import make_job
     with training_bar(sum(stage.steps for stage in loaded.stages)) as step:
         done = run(loaded, make_job(loaded), resume, step)
     typer.echo(

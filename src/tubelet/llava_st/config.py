@@ -50,6 +50,8 @@ class LlavaSTConfig:
     vocabulary: rows of ordinary words V; the anchors follow as rows V .. V + 3 * bins - 1.
     bins: anchors per axis.
     frames: how many frames are sampled from a video. `official` takes exactly these; the other modes any number.
+    motion_layers: visual tokens read the frames before and after, between the first block of the packer and the
+        other two (our addition; 0 in the paper).
     pack_images: images go through the packer's first and slow block instead of straight to the language model.
     prompts: "official" wordings or our "brief" ones, for models with a small vocabulary.
     repetition_penalty: what generation uses by default; the release inherits one from its base, see the report of
@@ -61,6 +63,7 @@ class LlavaSTConfig:
     vocabulary: int = 0
     bins: int = BINS
     frames: int = 100
+    motion_layers: int = 0
     pack_images: bool = False
     prompts: str = "official"
     repetition_penalty: float = 1.0
@@ -72,11 +75,13 @@ class LlavaSTConfig:
             raise ModelError(f"mode is one of {', '.join(MODES)}, got {self.mode!r}")
         if self.prompts not in ("official", "brief"):
             raise ModelError(f"prompts are official or brief, got {self.prompts!r}")
-        if self.bins < 2 or self.frames < 1 or self.vocabulary < 0:
+        if self.bins < 2 or self.frames < 1 or min(self.vocabulary, self.motion_layers) < 0:
             raise ModelError(
-                f"bins are at least 2, frames at least 1, the vocabulary at least 0; "
-                f"got {self.bins}, {self.frames}, {self.vocabulary}"
+                "bins are at least 2, frames at least 1, the vocabulary and motion_layers at least 0; "
+                f"got {self.bins}, {self.frames}, {self.vocabulary}, {self.motion_layers}"
             )
+        if self.motion_layers and self.mode == "official":
+            raise ModelError("official mode has no motion_layers: choose mode fixed")
         if self.repetition_penalty <= 0:
             raise ModelError(f"repetition_penalty is above 0 (1: none), got {self.repetition_penalty}")
 

@@ -19,10 +19,13 @@ from tubelet.llava_st.model import LlavaST
 from tubelet.llava_st.words import add_words
 
 
-def grow(base: Any, tokenizer: Any, config: LlavaSTConfig | None = None, seed: int = 0) -> Bundle:
+def grow(
+    base: Any, tokenizer: Any, config: LlavaSTConfig | None = None, seed: int = 0, tables: bool = True
+) -> Bundle:
     """base: LlavaOnevisionForConditionalGeneration (unchanged by this); its tokenizer is copied.
 
-    config.vocabulary is filled in. Raises ModelError for a base whose parts do not fit.
+    config.vocabulary is filled in. tables: False leaves the coordinate tables at zero, as if there were none
+    (`fill_tables`). Raises ModelError for a base whose parts do not fit.
     """
     from transformers import AutoModelForCausalLM
 
@@ -55,14 +58,27 @@ def grow(base: Any, tokenizer: Any, config: LlavaSTConfig | None = None, seed: i
         projector = base.model.multi_modal_projector
         model.projector[0].load_state_dict(projector.linear_1.state_dict())
         model.projector[2].load_state_dict(projector.linear_2.state_dict())
+    if tables:
+        fill_tables(model, seed)
     return Bundle(model.to(dtype).eval(), tokenizer, trained=False)
 
 
+def fill_tables(model: LlavaST, seed: int = 0) -> None:
+    """Give a model whose coordinate tables are zero new ones, in place; others stay as they are."""
+    first = model.config.vocabulary
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for matrix in (model.embeddings, model.head):
+            if not matrix[first:].any():
+                noise = torch.randn(matrix[first:].shape, generator=generator)
+                matrix[first:] = noise.to(matrix) * float(matrix[:first].float().std())
+
+
 def _fill(new: torch.Tensor, old: torch.Tensor, vocabulary: int) -> None:
-    """Old rows, their mean for the new words, noise of their size for the anchors; in place."""
+    """Old rows, their mean for the new words, zeros for the anchors; in place."""
     new[: len(old)] = old
     new[len(old) : vocabulary] = old.mean(0)
-    new[vocabulary:].normal_(0.0, float(old.float().std()))
+    new[vocabulary:] = 0.0
 
 
 def _tower(base: Any) -> Any:

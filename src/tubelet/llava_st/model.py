@@ -28,6 +28,8 @@ from tubelet.llava_st.coordinates import AXES, DIRECTIONS, Variables, field_name
 from tubelet.llava_st.lape import GridOffsets, add_to_grid, blend, grid_offsets, propagate
 from tubelet.llava_st.packer import Packer
 from tubelet.llava_st.words import Slot, Words
+from tubelet.motion import MotionLayer
+from tubelet.packed import read_packed
 
 FRAME_CHUNK = 20  # frames per pass in inference: bounds memory, changes no number
 
@@ -68,6 +70,11 @@ class LlavaST(nn.Module):  # type: ignore[misc]
             nn.Linear(self.vision.config.hidden_size, size), nn.GELU(), nn.Linear(size, size)
         )
         self.packer = Packer(size, config.packer)
+        if config.motion_layers:
+            heads, side = llm.config.num_attention_heads, -(-self.grid // config.packer.space)
+            self.motion = nn.ModuleList(MotionLayer(size, heads, side) for _ in range(config.motion_layers))
+            for layer in self.motion:
+                layer.start_silent()
 
     # --- sizes -----------------------------------------------------------------------------------
 
@@ -149,7 +156,7 @@ class LlavaST(nn.Module):  # type: ignore[misc]
             )
         tokens = self._placed(pixels, self._offsets(1, torch.zeros(1, device=pixels.device)))
         if self.config.pack_images:
-            tokens = self.packer.slow(self.packer.space(tokens))
+            tokens = self.packer.slow(self.moved(self.packer.space(tokens)[None])[0])
         return Visual(image=tokens.flatten(0, 2))
 
     def encode_video(
@@ -166,14 +173,52 @@ class LlavaST(nn.Module):  # type: ignore[misc]
             chunk = frames if torch.is_grad_enabled() else FRAME_CHUNK
         step = -(-chunk // self.config.packer.time) * self.config.packer.time
         offsets = self._offsets(frames, positions)
-        slow, fast = [], []
+        parts = []
         for start in range(0, frames, step):
             stop = min(start + step, frames)
-            base = self.packer.space(self._placed(pixels[start:stop], offsets.frames(start, stop)))
-            slow.append(self.packer.slow(base).flatten(0, 2))
-            if self.config.splices_fast:
-                fast.append(self.packer.fast(base).flatten(0, 2))
-        return Visual(slow=torch.cat(slow), fast=torch.cat(fast) if fast else None)
+            parts.append(self.packer.space(self._placed(pixels[start:stop], offsets.frames(start, stop))))
+        base = self.moved(torch.cat(parts)[None])[0]
+        fast = self.packer.fast(base, step).flatten(0, 2) if self.config.splices_fast else None
+        return Visual(slow=self.packer.slow(base, step).flatten(0, 2), fast=fast)
+
+    def encode_batch(
+        self, pixels: torch.Tensor, positions: torch.Tensor
+    ) -> tuple[list[Visual], torch.Tensor]:
+        """B videos of T frames each (B, T, 3, S, S) with positions (B, T), or B images (T = 1, packed), as one.
+
+        Returns what `encode_video` (`encode_image`) gives for each, and the tokens behind the first block and the
+        motion layers, (B, T, K, C), for training on dense labels.
+        """
+        n, frames = pixels.shape[:2]
+        is_image = frames == 1
+        if is_image and not self.config.pack_images:
+            raise ModelError("a batch of images is packed: set pack_images, or encode them one by one")
+        self._check_frames(frames if not is_image else self.config.frames)
+        offsets = self._offsets(n * frames, positions.flatten())
+        placed = self._placed(pixels.flatten(0, 1), offsets)
+        base = self.moved(self.packer.space(placed).unflatten(0, (n, frames)))
+        whole = frames % self.config.packer.time == 0 or is_image
+        if whole and not is_image:  # no window of the slow block reaches into the next video
+            slow = self.packer.slow(base.flatten(0, 1)).unflatten(0, (n, -1)).flatten(1, 3)
+        else:
+            slow = torch.stack([self.packer.slow(video).flatten(0, 2) for video in base])
+        if is_image:
+            return [Visual(image=one) for one in slow], base.flatten(2, 3)
+        fast: Any = [None] * n
+        if self.config.splices_fast:
+            fast = self.packer.fast(base.flatten(0, 1)).unflatten(0, (n, frames)).flatten(1, 3)
+        return [Visual(slow=s, fast=f) for s, f in zip(slow, fast, strict=True)], base.flatten(2, 3)
+
+    def moved(self, base: torch.Tensor) -> torch.Tensor:
+        """(B, T, H, W, C) after the motion layers."""
+        if not self.config.motion_layers:
+            return base
+        grid = base.shape[2:4]
+        tokens = base.flatten(2, 3)
+        mask = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
+        for layer in self.motion:
+            tokens = layer(tokens, mask)
+        return tokens.unflatten(2, grid)
 
     def _offsets(self, frames: int, positions: torch.Tensor | None) -> GridOffsets:
         first = self.config.vocabulary
@@ -251,6 +296,19 @@ class LlavaST(nn.Module):  # type: ignore[misc]
             inputs_embeds=self.embed(ids, visuals, variables), attention_mask=attention_mask, use_cache=False
         ).last_hidden_state
         return out
+
+    def read_rows(
+        self,
+        ids: torch.Tensor,
+        visuals: Sequence[Visual | None],
+        variables: Sequence[Variables | None],
+        segment: torch.Tensor,
+        position: torch.Tensor,
+        middle: int = 0,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Last states (B, L, C) of packed rows (`tubelet.packed`), and those of layer `middle` (0: None)."""
+        embeds = self.embed(ids, visuals, variables)
+        return read_packed(self.llm.model, embeds, segment, position, middle)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """(..., C) -> (..., V + 3 * bins)."""

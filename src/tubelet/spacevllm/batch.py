@@ -22,6 +22,7 @@ from tubelet.spacevllm.prompts import (
     encode_query,
     make_prefix,
     question_text,
+    seconds,
     snapped,
 )
 from tubelet.training.samples import Sample
@@ -34,6 +35,7 @@ class Batch:
     truth: SpaceTruth | None  # None: no questions
     n_questions: int  # without any, the number of samples
     dense: DenseTruth | None = None
+    times_s: torch.Tensor | None = None  # (N,) of the frames of videos; None: images
 
     def to(self, device: torch.device | str) -> Batch:
         names = SpaceTruth.__slots__
@@ -42,7 +44,12 @@ class Batch:
             truth = SpaceTruth(**{name: getattr(truth, name).to(device) for name in names})
         dense = None if self.dense is None else self.dense.to(device)
         return replace(
-            self, packed=self.packed.to(device), pixels=self.pixels.to(device), truth=truth, dense=dense
+            self,
+            packed=self.packed.to(device),
+            pixels=self.pixels.to(device),
+            truth=truth,
+            dense=dense,
+            times_s=None if self.times_s is None else self.times_s.to(device),
         )
 
 
@@ -78,26 +85,44 @@ def collate(
         truth=_truth(samples, packed.frame_mask.shape[1]) if n_questions else None,
         n_questions=n_questions or len(samples),
         dense=dense_truth(things, tokens_per_frame) if wants_dense and len(things) == len(samples) else None,
+        times_s=None
+        if samples[0].is_image
+        else torch.from_numpy(np.concatenate([s.times_s for s in samples])),
     )
 
 
 def _suffix(sample: Sample, k: int, config: SpaceVLLMConfig, layout: PromptLayout, tokenizer: Any) -> Suffix:
     question = sample.questions[k]
     span = question.span
+    named = None if span is None else (span.start_s, span.end_s)
     if span is not None and config.snap_answers and not sample.is_image and question.task in ("stvg", "tvg"):
-        start, end = snapped(span, sample.times_s, sample.duration_s)
-        span = replace(span, start_s=start, end_s=max(end, start + 1e-3))
+        named = snapped(span, sample.times_s)
     words = question_text(config, question.task, question.query, question.span)
     if (
         not question.learn_answer
     ):  # the decoder reads the question's words only: the rest would be wasted work
         return Suffix(question=tuple(encode_query(tokenizer, words)), tail=())
-    answer = answer_text(config, question.task, span, question.present, question.answer)
-    return Suffix(
-        question=tuple(encode_query(tokenizer, words)),
-        tail=layout.tail,
-        answer=(*encode(tokenizer, answer), *layout.end),
-    )
+    answer = answer_text(config, question.task, named, question.present, question.answer)
+    ids = (*encode(tokenizer, answer), *layout.end)
+    frames: tuple[int, ...] = ()
+    if named is not None and config.snap_answers and question.present and question.task in ("stvg", "tvg"):
+        frames = _told_frames(ids, named, sample, config, tokenizer)
+    return Suffix(tuple(encode_query(tokenizer, words)), layout.tail, ids, frames)
+
+
+def _told_frames(
+    ids: Sequence[int], named_s: tuple[float, float], sample: Sample, config: SpaceVLLMConfig, tokenizer: Any
+) -> tuple[int, ...]:
+    """The frame whose time each answer token tells: the digits of the first time, then those of the second."""
+    frames = [-1] * len(ids)
+    at = 0
+    for time_s in named_s:
+        digits = encode(tokenizer, seconds(config, time_s))
+        frame = int(np.abs(sample.times_s - time_s).argmin())
+        start = next(k for k in range(at, len(ids)) if list(ids[k : k + len(digits)]) == digits)
+        at = start + len(digits)
+        frames[start:at] = [frame] * len(digits)
+    return tuple(frames)
 
 
 def _truth(samples: Sequence[Sample], n_frames: int) -> SpaceTruth:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -32,6 +33,8 @@ from tubelet.pico import VIDEO_TOKEN, init_pico_vision, pico_config, pico_tokeni
 from tubelet.spacevllm.config import SpaceVLLMConfig
 from tubelet.spacevllm.model import SpaceVLLM
 from tubelet.spacevllm.prompts import PromptLayout, make_layout, query_token
+
+log = logging.getLogger(__name__)
 
 MODEL_TYPE = "tubelet_spacevllm"
 _SETTINGS = "tubelet.json"  # beside a stock base: how tubelet talked to it in training
@@ -77,6 +80,19 @@ def with_queries(bundle: Bundle, config: SpaceVLLMConfig) -> Bundle:
         table[first:].normal_(0.0, float(table[:first].std()))
     layout = make_layout(tokenizer, _video_token(base, tokenizer), config.max_frames)
     return replace(bundle, layout=layout)
+
+
+def with_settings(bundle: Bundle, config: SpaceVLLMConfig) -> Bundle:
+    """The same weights under other settings: parts that only `config` has start with random weights (and are
+    logged), parts that it lacks are left out."""
+    old, grown = bundle.model, SpaceVLLM(bundle.model.base, config).to(bundle.model.device)
+    wanted = grown.state_dict()
+    kept = {k: v for k, v in old.state_dict().items() if k in wanted and v.shape == wanted[k].shape}
+    grown.load_state_dict(kept, strict=False)
+    new = sorted({name.split(".")[0] for name in wanted if name not in kept})
+    if new:
+        log.info("new settings: %s start with random weights", ", ".join(new))
+    return replace(bundle, model=grown)
 
 
 def load_bundle(

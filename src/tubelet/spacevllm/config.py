@@ -65,8 +65,11 @@ class SpaceVLLMConfig:
     prompts: "full" sentences, or "brief" ones for models with a small vocabulary.
     span_reader: what the span is read from by default: "text" (paper), "activity" or "both" (our additions).
     time_decimals: of the seconds in prompts and answers.
-    snap_answers: training answers name times of sampled frames instead of the exact seconds (our addition).
-    mid_layer: layer of the LLM whose states also predict activity during training (our addition; 0: none).
+    snap_answers: answers name the first and the last sampled frame instead of exact seconds (our addition).
+    motion_layers: visual tokens read the frames before and after before they enter the LLM (our addition; 0 in
+        the paper).
+    mid_layer: layer of the LLM whose states also predict, during training, where and when it goes on, begins and
+        ends (our addition; 0: none).
     dense_attributes, dense_actions: class counts of the dense labels learnt beside the questions when a model is
         trained from scratch (our addition; none: no such heads).
     presence_threshold: presence below it means "not in this video" (our addition; 0 switches the presence head off).
@@ -80,6 +83,7 @@ class SpaceVLLMConfig:
     span_reader: str = "text"
     time_decimals: int = 2
     snap_answers: bool = False
+    motion_layers: int = 0
     mid_layer: int = 0
     dense_attributes: tuple[int, ...] = ()
     dense_actions: int = 0
@@ -97,8 +101,11 @@ class SpaceVLLMConfig:
                 raise ModelError(f"{name} is one of {', '.join(options)}, got {getattr(self, name)!r}")
         if self.dense_actions and not self.mid_layer:
             raise ModelError("dense_actions are read from the middle layer: set mid_layer")
-        if self.max_frames < 1:
-            raise ModelError(f"max_frames must be at least 1, got {self.max_frames}")
+        if self.max_frames < 1 or self.motion_layers < 0:
+            raise ModelError(
+                "max_frames must be at least 1 and motion_layers at least 0, "
+                f"got {self.max_frames} and {self.motion_layers}"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from tubelet.errors import ModelError
+from tubelet.motion import MotionLayer, grid_side
 from tubelet.spacevllm.config import DecoderConfig
-from tubelet.spacevllm.motion import MotionLayer, grid_side
 
 
 @dataclass(frozen=True, slots=True)

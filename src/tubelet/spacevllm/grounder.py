@@ -303,7 +303,8 @@ class SpaceVLLMGrounder:
                 label=query,
             )
             return self._prediction(state, query, task, tube, **common)
-        answer = parse_span(text, grid.duration_s) if asked.answers else None
+        named = grid if self.config.snap_answers else None
+        answer = parse_span(text, grid.duration_s, named) if asked.answers else None
         if self._absent(reading, answer, reader):
             return self._prediction(state, query, task, **common)
         span, sure, problem = read_span(reader, reading, answer, grid)

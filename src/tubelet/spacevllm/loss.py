@@ -28,6 +28,9 @@ class LossWeights:
     presence: float = 0.5
     quality: float = 0.2
     middle: float = 0.5
+    edges: float = 0.1
+    named: float = 0.1
+    clock: float = 0.1
     cells: float = 1.0
     seen: float = 0.5
     doing: float = 1.0
@@ -116,7 +119,7 @@ def cell_targets(boxes_cxcywh: torch.Tensor, n_cells: int) -> torch.Tensor:
 
 
 def middle_loss(logits: torch.Tensor, truth: SpaceTruth) -> torch.Tensor:
-    """What goes on where, read from a middle layer of the LLM (our addition): logits (Q, T, K).
+    """What goes on where, read from a middle layer of the LLM (our addition): logits (Q, T, K), the first kind.
 
     A cell counts as true where it holds the target, in timed questions only while the event goes on.
     """
@@ -125,6 +128,50 @@ def middle_loss(logits: torch.Tensor, truth: SpaceTruth) -> torch.Tensor:
     known = (going_on | idle) & truth.frame_mask
     cells = cell_targets(truth.boxes_cxcywh[known], logits.shape[-1])
     return _mean_bce(logits[known], cells * going_on[known][:, None])
+
+
+def edge_loss(logits: torch.Tensor, truth: SpaceTruth) -> torch.Tensor:
+    """Where it begins and ends, read from a middle layer (our addition): logits (Q, 2, T, K).
+
+    Cross-entropy over all cells of all frames against the target's cells in the first and the last frame of the
+    span: what an answer token's attention has to find.
+    """
+    going_on = truth.has_box & truth.active & truth.timed[:, None] & truth.frame_mask
+    asked = going_on.any(-1)
+    if not asked.any():
+        return logits.sum() * 0.0
+    going_on, logits = going_on[asked], logits[asked].float()
+    n_frames = going_on.shape[1]
+    first = going_on.float().argmax(-1)
+    last = n_frames - 1 - going_on.flip(-1).float().argmax(-1)
+    rows = torch.arange(len(first), device=logits.device)
+    scores = logits.masked_fill(~truth.frame_mask[asked][:, None, :, None], -1e4)
+    chances = scores.flatten(2).log_softmax(-1).unflatten(-1, logits.shape[2:])
+    total = logits.new_zeros(())
+    for kind, frame in enumerate((first, last)):
+        cells = cell_targets(truth.boxes_cxcywh[asked][rows, frame], logits.shape[-1]).clamp_min(1e-6)
+        cells = cells / cells.sum(-1, keepdim=True)
+        total = total - (cells * chances[rows, kind, frame]).sum(-1).mean()
+    return total / 2
+
+
+def pointing_loss(
+    logits: torch.Tensor, truth: SpaceTruth, question: torch.Tensor, frame: torch.Tensor
+) -> torch.Tensor:
+    """Which cell of which frame does a word name? (our addition): logits (A, T, K), of questions and frames (A,).
+
+    Cross-entropy over all cells of all frames against those that the target covers in that frame; words about a
+    frame in which it has no box count nothing.
+    """
+    known = truth.has_box[question, frame]
+    if not known.any():
+        return logits.sum() * 0.0
+    logits, question, frame = logits[known].float(), question[known], frame[known]
+    cells = cell_targets(truth.boxes_cxcywh[question, frame], logits.shape[-1]).clamp_min(1e-6)
+    scores = logits.masked_fill(~truth.frame_mask[question][..., None], -1e4)
+    chances = scores.flatten(1).log_softmax(-1).unflatten(-1, logits.shape[1:])
+    rows = torch.arange(len(frame), device=logits.device)
+    return -(cells / cells.sum(-1, keepdim=True) * chances[rows, frame]).sum(-1).mean()
 
 
 def _mean_bce(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -143,6 +190,9 @@ def total_loss(parts: dict[str, torch.Tensor], weights: LossWeights) -> torch.Te
         + weights.presence * parts.get("presence", zero)
         + weights.quality * parts.get("quality", zero)
         + weights.middle * parts.get("middle", zero)
+        + weights.edges * parts.get("edges", zero)
+        + weights.named * parts.get("named", zero)
+        + weights.clock * parts.get("clock", zero)
         + weights.cells * parts.get("cells", zero)
         + weights.seen * parts.get("seen", zero)
         + weights.doing * parts.get("doing", zero)

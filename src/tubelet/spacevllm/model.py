@@ -13,7 +13,7 @@ Two ways through it, equal within rounding:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
@@ -21,10 +21,13 @@ from torch import nn
 from transformers import LlavaOnevisionForConditionalGeneration
 from transformers.cache_utils import DynamicCache
 
+from tubelet.motion import MotionLayer, grid_side
+from tubelet.packed import mask_for, read_packed, suffix_mask
 from tubelet.spacevllm.config import SpaceVLLMConfig
 from tubelet.spacevllm.decoder import DecoderOutput, SpaceDecoder
 from tubelet.spacevllm.dense import DoingHead, SeenHead
-from tubelet.spacevllm.pack import Packed, block_mask, suffix_mask
+from tubelet.spacevllm.match import Match
+from tubelet.spacevllm.pack import Packed
 
 VISION_CHUNK = 32  # frames per pass of the vision tower in inference: bounds memory, changes no number
 
@@ -34,12 +37,14 @@ class TrainOutput:
     decoder: DecoderOutput | None = None  # of the Q questions
     answer_logits: torch.Tensor | None = None  # (A, V) at packed.answer_at
     middle_logits: torch.Tensor | None = (
-        None  # (Q, T, K): is it going on in this cell? read from the middle layer
+        None  # (Q, 3, T, K): does it go on, begin, end in this cell? read from the middle layer
     )
     seen_logits: torch.Tensor | None = None  # (N, K, .): what is in each cell of each real frame
     doing_logits: torch.Tensor | None = (
-        None  # (2, N, K, .): what each is doing, from middle layer and decoder
+        None  # (2 or 3, N, K, .): what each is doing, from middle layer, decoder and motion layers
     )
+    named_logits: torch.Tensor | None = None  # (A', T, K): which cell does an answer's word name?
+    clock_logits: torch.Tensor | None = None  # (N, K, 30): digits of each frame's time
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,15 +73,20 @@ class SpaceVLLM(nn.Module):  # type: ignore[misc]
         self.config = config
         size = base.config.text_config.hidden_size
         self.space_decoder = SpaceDecoder(size, config.decoder, self.tokens_per_frame)
+        if config.motion_layers:
+            heads, side = base.config.text_config.num_attention_heads, grid_side(self.tokens_per_frame)
+            self.motion = nn.ModuleList(MotionLayer(size, heads, side) for _ in range(config.motion_layers))
+            for layer in self.motion:
+                layer.start_silent()
         if config.mid_layer:
-            self.middle_text = nn.Linear(size, 64)
-            self.middle_visual = nn.Linear(size, 64)
-            self.middle_bias = nn.Parameter(torch.tensor(-2.0))
+            self.match = Match(size)
         if config.dense_attributes:
             self.seen_head = SeenHead(size, config.dense_attributes)
         if config.dense_actions:
             self.doing_head = DoingHead(size, config.dense_actions)
             self.last_doing_head = DoingHead(self.space_decoder.width, config.dense_actions)
+            if config.motion_layers:
+                self.first_doing_head = DoingHead(size, config.dense_actions)
 
     # --- parts of the base ---------------------------------------------------------------------
 
@@ -105,6 +115,16 @@ class SpaceVLLM(nn.Module):  # type: ignore[misc]
             parts.append(pooled.view(len(piece), self.tokens_per_frame, -1))
         return torch.cat(parts)
 
+    def with_motion(self, features: torch.Tensor, frame_mask: torch.Tensor) -> torch.Tensor:
+        """(N, K, D) features of the real frames of B videos, after the motion layers; frame_mask (B, T)."""
+        if not self.config.motion_layers:
+            return features
+        videos = features.new_zeros(*frame_mask.shape, *features.shape[1:])
+        videos[frame_mask] = features
+        for layer in self.motion:
+            videos = layer(videos, frame_mask)
+        return videos[frame_mask]
+
     def embed(self, packed: Packed, features: torch.Tensor) -> torch.Tensor:
         """Token embeddings (B, L, D) with features spliced in; features (N, K, D) of N frames in order."""
         embeds: torch.Tensor = self.base.get_input_embeddings()(packed.ids)
@@ -116,74 +136,55 @@ class SpaceVLLM(nn.Module):  # type: ignore[misc]
         embeds[rows, packed.newline_at] = self.base.model.image_newline.to(embeds.dtype)
         return embeds
 
-    def attention_mask(self, mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """A boolean mask in the form that the base's attention implementation takes."""
-        if self.base.config._attn_implementation == "sdpa":
-            return mask
-        return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
-
     # --- training --------------------------------------------------------------------------------
 
-    def forward(self, packed: Packed | None, pixels: torch.Tensor) -> TrainOutput:
+    def forward(self, packed: Packed | None, pixels: torch.Tensor, only_motion: bool = False) -> TrainOutput:
         """packed: B rows, Q questions; pixels: (N, 3, S, S) all real frames, row after row.
 
         Without `packed` only the vision tower runs, and only `seen_logits` come out; without questions in it
-        only `seen_logits` and `doing_logits`.
+        only `seen_logits` and `doing_logits`. only_motion: not even the LLM runs, the motion layers are the last.
         """
         features = self.frame_features(pixels)
         seen = self.seen_head(features) if self.config.dense_attributes else None
         if packed is None:
             return TrainOutput(seen_logits=seen)
-        hidden, inner = self._read(packed, self.embed(packed, features))
+        features = self.with_motion(features, packed.frame_mask)
+        early = self.config.motion_layers and self.config.dense_actions
+        first = self.first_doing_head(features)[None] if early else None
+        if only_motion:
+            return TrainOutput(seen_logits=seen, doing_logits=first)
+        hidden, inner = read_packed(
+            self.base.model.language_model,
+            self.embed(packed, features),
+            packed.segment,
+            packed.position,
+            self.config.mid_layer,
+        )
         looked = self.space_decoder.look(_gather(hidden, packed.visual_at), packed.frame_mask)
         doing = None
         if inner is not None and self.config.dense_actions:
             in_middle = _gather(inner, packed.visual_at)[packed.frame_mask]
             doing = torch.stack([self.doing_head(in_middle), self.last_doing_head(looked[packed.frame_mask])])
+            doing = doing if first is None else torch.cat([doing, first])
         if not len(packed.question_row):
             return TrainOutput(seen_logits=seen, doing_logits=doing)
         decoded = self.decode(_gather(hidden, packed.query_at), looked, hidden, packed)
-        middle = None if inner is None else self._middle(inner, packed)
         logits = self.base.lm_head(hidden[packed.answer_row, packed.answer_at])
-        return TrainOutput(decoded, logits, middle, seen, doing)
+        out = TrainOutput(decoded, logits, seen_logits=seen, doing_logits=doing)
+        return out if inner is None else self._matched(out, inner, packed)
 
-    def _read(self, packed: Packed, embeds: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Last states (B, L, D) and those of the middle layer.
-
-        Two passes, the same numbers as one: what is prefix in every row goes first, plainly causal (no mask to
-        build, half of the scores to compute); the rest reads its keys and values, with the block mask.
-        """
-        lm, inner = self.base.model.language_model, bool(self.config.mid_layer)
-        alone = not len(packed.question_row)  # plainly causal: padding comes last and is not read
-        # a cache and checkpointing exclude each other
-        split = 0 if alone or lm.gradient_checkpointing else int(packed.prefix_length.min())
-        mask = None if alone else self.attention_mask(block_mask(packed.segment, split), embeds.dtype)
-        if split == 0:
-            out = lm(
-                inputs_embeds=embeds,
-                attention_mask=mask,
-                position_ids=packed.position,
-                use_cache=False,
-                output_hidden_states=inner,
-            )
-            return out.last_hidden_state, out.hidden_states[self.config.mid_layer] if inner else None
-        cache = DynamicCache(config=self.base.config.text_config)
-        before, after = (
-            lm(
-                inputs_embeds=embeds[:, part],
-                attention_mask=seen,
-                position_ids=packed.position[:, part],
-                past_key_values=cache,
-                use_cache=True,
-                output_hidden_states=inner,
-            )
-            for part, seen in ((slice(0, split), None), (slice(split, None), mask))
+    def _matched(self, out: TrainOutput, inner: torch.Tensor, packed: Packed) -> TrainOutput:
+        """With what the middle layer says: its words against its visual tokens."""
+        row, visual = packed.question_row, _gather(inner, packed.visual_at)
+        last = packed.text_at.gather(1, packed.text_mask.sum(1, keepdim=True) - 1)[:, 0]
+        named = packed.answer_frame >= 0
+        at = packed.answer_row[named], packed.answer_at[named]
+        return replace(
+            out,
+            middle_logits=self.match.of_questions(inner[row, last], visual, row),
+            named_logits=self.match.of_answers(inner[at], visual, at[0]),
+            clock_logits=self.match.clock(F.layer_norm(visual[packed.frame_mask], visual.shape[-1:])),
         )
-        hidden = torch.cat([before.last_hidden_state, after.last_hidden_state], dim=1)
-        if not inner:
-            return hidden, None
-        layer = self.config.mid_layer
-        return hidden, torch.cat([before.hidden_states[layer], after.hidden_states[layer]], dim=1)
 
     def decode(
         self, query: torch.Tensor, looked: torch.Tensor, text_states: torch.Tensor, packed: Packed
@@ -195,27 +196,13 @@ class SpaceVLLM(nn.Module):  # type: ignore[misc]
         )
         return output
 
-    def _middle(self, hidden: torch.Tensor, packed: Packed) -> torch.Tensor:
-        """(Q, T, K): does a visual token match the question's last word, at a middle layer?
-
-        Makes the middle layer hold "what goes on here", so that answer tokens, which read only lower layers,
-        can find the frames where it starts and ends.
-        """
-        # inner layers are not normalised, and grow in training
-        hidden = F.layer_norm(hidden, hidden.shape[-1:])
-        row = packed.question_row
-        last = packed.text_at.gather(1, packed.text_mask.sum(1, keepdim=True) - 1)[:, 0]
-        asks = self.middle_text(hidden[row, last])
-        gives = self.middle_visual(_gather(hidden, packed.visual_at))[row]  # (Q, T, K, 64)
-        match: torch.Tensor = torch.einsum("qc,qtkc->qtk", asks, gives) / 8.0 + self.middle_bias
-        return match
-
     # --- inference -------------------------------------------------------------------------------
 
     @torch.no_grad()  # type: ignore[untyped-decorator]
     def encode_prefix(self, packed: Packed, pixels: torch.Tensor) -> PrefixState:
         """Read one video (packed: one row, no suffixes; pixels (T, 3, S, S)) once for all questions."""
-        embeds = self.embed(packed, self.frame_features(pixels, VISION_CHUNK))
+        features = self.with_motion(self.frame_features(pixels, VISION_CHUNK), packed.frame_mask)
+        embeds = self.embed(packed, features)
         cache = DynamicCache(config=self.base.config.text_config)
         hidden = self.base.model.language_model(
             inputs_embeds=embeds, position_ids=packed.position, past_key_values=cache, use_cache=True
@@ -249,7 +236,7 @@ class SpaceVLLM(nn.Module):  # type: ignore[misc]
         embeds = self.base.get_input_embeddings()(ids)
         hidden = self.base.model.language_model(
             inputs_embeds=embeds,
-            attention_mask=self.attention_mask(mask, embeds.dtype),
+            attention_mask=mask_for(self.base.model.language_model, mask, embeds.dtype),
             position_ids=position[None],
             past_key_values=cache,
             use_cache=True,
@@ -316,7 +303,7 @@ class SpaceVLLM(nn.Module):  # type: ignore[misc]
             mask = suffix_mask(rows, prefix_length, past)
             last = self.base.model.language_model(
                 inputs_embeds=embeds,
-                attention_mask=self.attention_mask(mask, embeds.dtype),
+                attention_mask=mask_for(self.base.model.language_model, mask, embeds.dtype),
                 position_ids=(prefix_length + lengths[rows] + step)[None],
                 past_key_values=cache,
                 use_cache=True,

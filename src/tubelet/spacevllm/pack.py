@@ -1,11 +1,6 @@
-"""Packing: one prefix (a video) and many suffixes (questions) in one row, exactly as if asked one by one.
+"""SpaceVLLM's videos and questions as packed rows, with the places of what is read from them.
 
-    row:        [ prefix | suffix 1 | suffix 2 | ... | padding ]
-    positions:    0..P-1 | P..      | P..      |       (every suffix restarts at P)
-    attention:    causal; a suffix sees the prefix and itself, nothing of other suffixes
-
-Because the prefix precedes every suffix and sees none of them, its states, its KV cache and its gradients are
-shared by all questions. This is where "4-10 supervised questions for the price of one video" comes from.
+How rows look and who sees whom: `tubelet.packed`.
 """
 
 from __future__ import annotations
@@ -25,11 +20,15 @@ IGNORE = -100
 
 @dataclass(frozen=True, slots=True)
 class Suffix:
-    """One question: ids of its words, of the turn's tail, and (in training) of answer and end token."""
+    """One question: ids of its words, of the turn's tail, and (in training) of answer and end token.
+
+    answer_frame: of each answer token, the frame whose time it tells, -1 for none; () where nothing is known.
+    """
 
     question: tuple[int, ...]
     tail: tuple[int, ...]
     answer: tuple[int, ...] = ()
+    answer_frame: tuple[int, ...] = ()
 
     @property
     def ids(self) -> tuple[int, ...]:
@@ -41,7 +40,8 @@ class Packed:
     """B rows of length L holding Q questions in all. Index tensors point into a row.
 
     segment: 0 in the prefix, k in the row's k-th suffix, -1 in padding.
-    answer_row/answer_at/answer_ids: (A,) the positions whose next token is an answer token, and that token.
+    answer_row/answer_at/answer_ids: (A,) the positions whose next token is an answer token, and that token;
+    answer_question: its question; answer_frame: the frame whose time it tells, or -1.
     """
 
     ids: torch.Tensor  # (B, L)
@@ -58,6 +58,8 @@ class Packed:
     answer_row: torch.Tensor
     answer_at: torch.Tensor
     answer_ids: torch.Tensor
+    answer_question: torch.Tensor
+    answer_frame: torch.Tensor
 
     def to(self, device: torch.device | str) -> Packed:
         moved: dict[str, Any] = {name: getattr(self, name).to(device) for name in self.__slots__}
@@ -78,7 +80,7 @@ def pack(prefixes: Sequence[Prefix], suffixes: Sequence[Sequence[Suffix]], pad_i
     frame_mask = np.zeros((n_rows, n_frames), dtype=bool)
     question_row: list[int] = []
     texts: list[npt.NDArray[np.int64]] = []
-    answers: list[tuple[int, int, int]] = []
+    answers: list[tuple[int, int, int, int, int]] = []
     for b, (prefix, row) in enumerate(zip(prefixes, suffixes, strict=True)):
         at, n = len(prefix.ids), len(prefix.query_at)
         ids[b, :at], position[b, :at], segment[b, :at] = prefix.ids, np.arange(at), 0
@@ -91,14 +93,16 @@ def pack(prefixes: Sequence[Prefix], suffixes: Sequence[Sequence[Suffix]], pad_i
             question_row.append(b)
             texts.append(np.arange(at, at + len(suffix.question)))
             first = at + len(suffix.question) + len(suffix.tail) - 1
-            answers += [(b, first + j, token) for j, token in enumerate(suffix.answer)]
+            frames = suffix.answer_frame or (-1,) * len(suffix.answer)
+            told = zip(suffix.answer, frames, strict=True)
+            answers += [(b, first + j, token, len(texts) - 1, f) for j, (token, f) in enumerate(told)]
             at += len(words)
     longest = max((len(t) for t in texts), default=0)
     text_at = np.zeros((len(texts), longest), dtype=np.int64)
     text_mask = np.zeros((len(texts), longest), dtype=bool)
     for q, text in enumerate(texts):
         text_at[q, : len(text)], text_mask[q, : len(text)] = text, True
-    answer = np.array(answers, dtype=np.int64).reshape(-1, 3)
+    answer = np.array(answers, dtype=np.int64).reshape(-1, 5)
     arrays = {
         "ids": ids,
         "position": position,
@@ -114,36 +118,7 @@ def pack(prefixes: Sequence[Prefix], suffixes: Sequence[Sequence[Suffix]], pad_i
         "answer_row": answer[:, 0],
         "answer_at": answer[:, 1],
         "answer_ids": answer[:, 2],
+        "answer_question": answer[:, 3],
+        "answer_frame": answer[:, 4],
     }
     return Packed(**{name: torch.from_numpy(np.ascontiguousarray(a)) for name, a in arrays.items()})
-
-
-def block_mask(segment: torch.Tensor, first: int = 0) -> torch.Tensor:
-    """Who sees whom: (B, L) segments -> (B, 1, L - first, L) boolean, True where a query may read the key.
-
-    first: leave out the queries before this column.
-    """
-    length = segment.shape[1]
-    causal = torch.ones(length, length, dtype=torch.bool, device=segment.device).tril()[first:]
-    asks, gives = segment[:, first:, None], segment[:, None, :]
-    same = (gives == asks) | ((gives == 0) & (asks > 0))
-    # padding sees itself only: a row of the softmax with nothing to see would be NaN
-    mask = same & causal & (gives >= 0)
-    return (mask | torch.eye(length, dtype=torch.bool, device=segment.device)[first:])[:, None]
-
-
-def suffix_mask(
-    segment: torch.Tensor, prefix_length: int, past_segment: torch.Tensor | None = None
-) -> torch.Tensor:
-    """The same rule, with the prefix in the cache: (1, 1, n, P + past + n) for suffix tokens `segment` (n,).
-
-    past_segment: (m,) segments of suffix tokens that are already in the cache, after the prefix.
-    """
-    n = len(segment)
-    before = past_segment if past_segment is not None else segment[:0]
-    prefix = torch.ones(n, prefix_length, dtype=torch.bool, device=segment.device)
-    earlier = segment[:, None] == before[None, :]
-    now = (segment[:, None] == segment[None, :]) & torch.ones(
-        n, n, dtype=torch.bool, device=segment.device
-    ).tril()
-    return torch.cat([prefix, earlier, now], dim=1)[None, None]

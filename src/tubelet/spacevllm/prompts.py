@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tubelet.errors import ModelError, QueryError
+from tubelet.frames import FrameGrid
 from tubelet.spacevllm.config import SpaceVLLMConfig
 from tubelet.tube import Span
 
@@ -69,15 +70,17 @@ def question_text(config: SpaceVLLMConfig, task: str, query: str, span: Span | N
     return templates[task].format(query=query)
 
 
-def answer_text(config: SpaceVLLMConfig, task: str, span: Span | None, present: bool, text: str = "") -> str:
-    """The true answer for training."""
+def answer_text(
+    config: SpaceVLLMConfig, task: str, named_s: tuple[float, float] | None, present: bool, text: str = ""
+) -> str:
+    """The true answer for training; named_s: the two times it names."""
     if task in ("stvg", "tvg", "rec", "svg"):
         if not present:
             return _ABSENT_ANSWER[config.prompts]
-        if task in ("rec", "svg") or span is None:
+        if task in ("rec", "svg") or named_s is None:
             return _HERE_ANSWER[config.prompts]
         return _SPAN_ANSWER[config.prompts].format(
-            start=seconds(config, span.start_s), end=seconds(config, span.end_s)
+            start=seconds(config, named_s[0]), end=seconds(config, named_s[1])
         )
     return text
 
@@ -86,17 +89,17 @@ def seconds(config: SpaceVLLMConfig, time_s: float) -> str:
     return f"{time_s:.{config.time_decimals}f}s"
 
 
-def snapped(span: Span, times_s: npt.NDArray[np.float64], duration_s: float) -> tuple[float, float]:
-    """The span in times of sampled frames: the first frame inside and the first frame after it (or the end).
+def snapped(span: Span, times_s: npt.NDArray[np.float64]) -> tuple[float, float]:
+    """The times of the first and the last sampled frame inside the span (the nearest one, if none is).
 
-    A start and an end that are frame times can be copied from the prompt; the error is below one frame step.
+    Both can be copied from the prompt, and both are moments at which it can be seen; `parse_span` turns them
+    back into a span.
     """
     inside = np.nonzero((times_s >= span.start_s) & (times_s < span.end_s))[0]
     if len(inside) == 0:
         nearest = int(np.abs(times_s - (span.start_s + span.end_s) / 2).argmin())
         inside = np.array([nearest])
-    after = inside[-1] + 1
-    return float(times_s[inside[0]]), float(times_s[after]) if after < len(times_s) else duration_s
+    return float(times_s[inside[0]]), float(times_s[inside[-1]])
 
 
 # --- reading answers -----------------------------------------------------------------------------
@@ -121,8 +124,11 @@ class SpanAnswer:
     problem: str | None = None
 
 
-def parse_span(text: str, duration_s: float) -> SpanAnswer:
+def parse_span(text: str, duration_s: float, frames: FrameGrid | None = None) -> SpanAnswer:
     """Read a span from any model's words; never raises.
+
+    frames: given when the two times name the first and the last sampled frame of the span (`snap_answers`):
+    the span then ends half-way to the frames outside.
 
     Understands "from 3.1s to 5.6s", "3.1 - 5.6 seconds", "00:03 to 00:05", the last two numbers of a
     sentence; reversed numbers are put in order, times after the end of the video are cut at it.
@@ -137,6 +143,10 @@ def parse_span(text: str, duration_s: float) -> SpanAnswer:
         if len(values) < 2:
             return SpanAnswer(problem=f"no two times in the answer {text[:80]!r}")
     start, end = sorted(values)
+    if frames is not None:
+        first, last = (int(np.abs(frames.times_s - value).argmin()) for value in (start, end))
+        edges = frames.cell_edges_s()
+        return SpanAnswer(span=Span(float(edges[first]), float(edges[last + 1])))
     if start >= duration_s:
         return SpanAnswer(
             problem=f"the answer's span starts at {start:g} s, after the video's end ({duration_s:g} s)"

@@ -10,44 +10,76 @@ import numpy as np
 import torch
 
 from tubelet.errors import RecipeError
+from tubelet.grounder import find_model
 from tubelet.spacevllm.batch import Batch, collate, normalise
 from tubelet.spacevllm.calibrate import presence_threshold, world_domain
-from tubelet.spacevllm.checkpoint import Bundle, load_bundle, new_pico, save_base, save_bundle, with_queries
+from tubelet.spacevllm.checkpoint import (
+    Bundle,
+    load_bundle,
+    new_pico,
+    save_base,
+    save_bundle,
+    with_queries,
+    with_settings,
+)
+from tubelet.spacevllm.config import SpaceVLLMConfig
 from tubelet.spacevllm.dense import doing_loss, seen_loss
 from tubelet.spacevllm.domain import save_domain
-from tubelet.spacevllm.loss import middle_loss, space_losses, text_loss, total_loss
+from tubelet.spacevllm.loss import (
+    edge_loss,
+    middle_loss,
+    pointing_loss,
+    space_losses,
+    text_loss,
+    total_loss,
+)
+from tubelet.spacevllm.match import clock_loss
 from tubelet.training.loop import Job
 from tubelet.training.recipe import Recipe, Stage
 from tubelet.training.samples import world_batch
+
+DENSE_STAGES = ("vision", "motion", "trunk")  # learn from dense labels alone: no questions are asked
 
 
 def make_job(recipe: Recipe) -> Job:
     """Model, data and loss of a recipe. A pico-base has no query tokens; spacevllm grows from `start`."""
     torch.manual_seed(recipe.seed)
     if recipe.model == "pico-base":
-        bundle = load_bundle(recipe.start, recipe.spacevllm) if recipe.start else new_pico(recipe.spacevllm)
+        if recipe.spacevllm.motion_layers:
+            raise RecipeError("a pico-base keeps the stock layout: spacevllm.motion_layers must be 0")
+        start = find_model(recipe.start) if recipe.start else None
+        bundle = load_bundle(start, recipe.spacevllm) if start else new_pico(recipe.spacevllm)
     else:
         if not recipe.start:
             raise RecipeError(
                 "a spacevllm recipe grows from a base: set start to pico-base, a folder or a hub id"
             )
-        bundle = with_queries(load_bundle(recipe.start, recipe.spacevllm), recipe.spacevllm)
+        bundle = with_queries(load_bundle(find_model(recipe.start), recipe.spacevllm), recipe.spacevllm)
+        if recipe.spacevllm not in (SpaceVLLMConfig(), bundle.model.config):
+            bundle = with_settings(bundle, recipe.spacevllm)
     bundle.model.train()
 
     def make_batch(stage: Stage, k: int) -> Batch:
         weights = np.array(stage.data_weights or [1.0] * len(stage.data))
         which = int(np.random.default_rng([k, 23]).choice(len(stage.data), p=weights / weights.sum()))
-        return make_world_batch(bundle, stage.data[which], k, asks=stage.train not in ("vision", "trunk"))
+        return make_world_batch(bundle, stage.data[which], k, asks=stage.train not in DENSE_STAGES)
 
     def loss(model: torch.nn.Module, batch: Batch, stage: Stage) -> tuple[torch.Tensor, dict[str, Any], int]:
         pixels = normalise(batch.pixels, bundle.pixel_mean, bundle.pixel_std)
-        out = model(None if stage.train == "vision" else batch.packed, pixels)
+        out = model(None if stage.train == "vision" else batch.packed, pixels, stage.train == "motion")
         parts: dict[str, Any] = {}
         if batch.truth is not None:
             parts = space_losses(out.decoder, batch.truth)
             parts["text"] = text_loss(out.answer_logits, batch.packed.answer_ids)
         if out.middle_logits is not None and batch.truth is not None:
-            parts["middle"] = middle_loss(out.middle_logits, batch.truth)
+            parts["middle"] = middle_loss(out.middle_logits[:, 0], batch.truth)
+            parts["edges"] = edge_loss(out.middle_logits[:, 1:], batch.truth)
+            told, packed = batch.packed.answer_frame >= 0, batch.packed
+            parts["named"] = pointing_loss(
+                out.named_logits, batch.truth, packed.answer_question[told], packed.answer_frame[told]
+            )
+            if batch.times_s is not None:
+                parts["clock"] = clock_loss(out.clock_logits, batch.times_s)
         if batch.dense is not None and out.seen_logits is not None:
             parts["seen"] = seen_loss(out.seen_logits, bundle.model.config.dense_attributes, batch.dense)
         if batch.dense is not None and out.doing_logits is not None:
@@ -81,8 +113,8 @@ def finish(bundle: Bundle, recipe: Recipe, folder: Path, dtype: torch.dtype) -> 
 
 def choose_parameters(bundle: Bundle, train: str) -> None:
     """Train "all"; the "decoder": the new parts only, of the vocabulary only the query tokens' rows; or, on
-    dense labels alone, "vision": the vision tower and its projector; "trunk": the LLM behind them and how the decoder
-    looks at its visual tokens."""
+    dense labels alone, "vision": the vision tower and its projector; "motion": the motion layers behind them;
+    "trunk": the LLM behind those and how the decoder looks at its visual tokens."""
     model = bundle.model
     model.requires_grad_(train == "all")
     table = model.base.get_input_embeddings().weight
@@ -91,7 +123,7 @@ def choose_parameters(bundle: Bundle, train: str) -> None:
     table._tubelet_hooks = []
     if train == "all":
         return
-    if train in ("vision", "trunk"):
+    if train in DENSE_STAGES:
         if not (model.config.dense_attributes if train == "vision" else model.config.dense_actions):
             raise RecipeError(
                 f"a {train} stage learns from dense labels: set spacevllm.dense_attributes and dense_actions"
@@ -102,7 +134,12 @@ def choose_parameters(bundle: Bundle, train: str) -> None:
         reading = [inside.language_model, model.doing_head, model.last_doing_head]
         if decoder.config.attention == "projected":
             reading += [decoder.visual_in, *(decoder.motion if decoder.config.motion_layers else ())]
-        for part in seeing if train == "vision" else reading:
+        if train == "motion" and not model.config.motion_layers:
+            raise RecipeError(
+                "a motion stage trains the motion layers before the LLM: set spacevllm.motion_layers"
+            )
+        moving = [model.motion, model.first_doing_head] if model.config.motion_layers else []
+        for part in {"vision": seeing, "motion": moving, "trunk": reading}[train]:
             part.requires_grad_(True)
         return
     for name, parameter in model.named_parameters():

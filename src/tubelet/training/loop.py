@@ -112,7 +112,7 @@ def train(
             rate = schedule(stage.optimiser, progress.step, stage.steps)
             for optimiser, peak in zip(optimisers, peaks(stage.optimiser), strict=True):
                 for group in optimiser.param_groups:
-                    group["lr"] = peak * rate
+                    group["lr"] = peak * rate * group["scale"]
             parts, asked = _step(accelerator, model, job, stage, batches)
             norm = accelerator.clip_grad_norm_(trained, stage.optimiser.clip)
             for optimiser in prepared:
@@ -188,22 +188,38 @@ def make_optimisers(model: torch.nn.Module, settings: Optimiser) -> list[torch.o
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     inner = [n for n, p in named if p.ndim == 2 and settings.kind == "muon" and not _is_table(n)]
     rest = [(n, p) for n, p in named if n not in set(inner)]
+    decaying = [(n, p) for n, p in rest if _decays(n, p)]
     groups = [
-        {"params": [p for n, p in rest if _decays(n, p)], "weight_decay": settings.weight_decay},
-        {"params": [p for n, p in rest if not _decays(n, p)], "weight_decay": 0.0},
+        *_groups(decaying, settings, settings.weight_decay),
+        *_groups([(n, p) for n, p in rest if not _decays(n, p)], settings, 0.0),
     ]
     out: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=settings.lr, betas=(0.9, 0.98))]
     if settings.kind == "muon":
-        matrices = [p for n, p in named if n in set(inner)]
+        matrices = [(n, p) for n, p in named if n in set(inner)]
         out.append(
             torch.optim.Muon(
-                matrices,
+                _groups(matrices, settings, settings.weight_decay),
                 lr=settings.muon_lr,
                 weight_decay=settings.weight_decay,
                 adjust_lr_fn="original",
             )
         )
     return out
+
+
+def _groups(
+    named: list[tuple[str, torch.nn.Parameter]], settings: Optimiser, weight_decay: float
+) -> list[dict[str, Any]]:
+    """Parameter groups by their factor on the rate; the first key that a name holds counts."""
+    by_scale: dict[float, list[torch.nn.Parameter]] = {1.0: []}
+    for name, parameter in named:
+        scale = next((value for key, value in settings.scales.items() if key in name), 1.0)
+        by_scale.setdefault(scale, []).append(parameter)
+    return [
+        {"params": parameters, "weight_decay": weight_decay, "scale": scale}
+        for scale, parameters in by_scale.items()
+        if parameters or scale == 1.0
+    ]
 
 
 def _decays(name: str, parameter: torch.nn.Parameter) -> bool:

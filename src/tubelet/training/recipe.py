@@ -9,6 +9,8 @@ from pathlib import Path
 
 from tubelet.config_io import from_dict, load_yaml, with_overrides
 from tubelet.errors import RecipeError
+from tubelet.llava_st.auxiliary import AuxiliaryConfig
+from tubelet.llava_st.config import LlavaSTConfig
 from tubelet.spacevllm.config import SpaceVLLMConfig
 from tubelet.spacevllm.loss import LossWeights
 from tubelet.training.samples import WorldMix
@@ -20,6 +22,7 @@ class Optimiser:
     kind: "muon" (orthogonalised momentum for matrices, AdamW for the rest) or "adamw".
     lr: peak rate of AdamW parameters; muon_lr: of matrices under Muon. Cosine to `final` of the peak, after a
     linear warm-up over the fraction `warmup` of the stage's steps. clip: gradient norm.
+    scales: factors on the rates of parameters whose name holds a key, for example {packer: 0.1, embed_tokens: 0.1}.
     """
 
     kind: str = "adamw"
@@ -29,6 +32,7 @@ class Optimiser:
     warmup: float = 0.03
     final: float = 0.0
     clip: float = 1.0
+    scales: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.kind not in ("muon", "adamw"):
@@ -43,12 +47,29 @@ class Optimiser:
 
 
 @dataclass(frozen=True, slots=True)
+class LoraSettings:
+    """rank: 0 for none. alpha: the adapter counts alpha / rank. Published for LLaVA-ST: 128, 256, 0.05."""
+
+    rank: int = 0
+    alpha: float = 256.0
+    dropout: float = 0.05
+
+    def __post_init__(self) -> None:
+        if self.rank < 0 or self.alpha <= 0 or not 0 <= self.dropout < 1:
+            raise RecipeError(
+                "lora.rank is at least 0, lora.alpha above 0 and lora.dropout in [0, 1), "
+                f"got {self.rank}, {self.alpha:g} and {self.dropout:g}"
+            )
+
+
+@dataclass(frozen=True, slots=True)
 class Stage:
     """
     steps: optimiser steps, each of `accumulate` batches; data: mixes, one drawn per batch with its weight;
     train: which parameters learn: "all", "decoder" (queries and decoder), or, from dense labels alone, "vision"
-    (the vision tower and its projector) or "trunk" (the LLM behind them, and how
-    the decoder looks at its visual tokens).
+    (the vision tower and its projector), "motion" (the motion layers behind
+    them) or "trunk" (the LLM behind those, and how the decoder looks at its visual tokens). Of a LLaVA-ST:
+    "content", "coordinates", "tasks" (as published), "all" or "motion", see llava_st/train.py.
     """
 
     name: str
@@ -69,19 +90,25 @@ class Stage:
             raise RecipeError(f"stage {self.name}: data_weights needs one weight per data mix")
         if self.data_weights and (min(self.data_weights) < 0 or sum(self.data_weights) <= 0):
             raise RecipeError(f"stage {self.name}: data_weights must not be negative, nor all 0")
-        if self.train not in ("all", "decoder", "vision", "trunk"):
+        if self.train not in TRAINABLE:
             raise RecipeError(
-                f"stage {self.name}: train is all, decoder, vision or trunk, got {self.train!r}"
+                f"stage {self.name}: train is one of {', '.join(TRAINABLE)}, got {self.train!r}"
             )
+
+
+TRAINABLE = ("all", "decoder", "vision", "motion", "trunk", "content", "coordinates", "tasks")
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """
-    model: "pico-base" (a chat model in the stock layout) or "spacevllm".
+    model: "pico-base" (a chat model in the stock layout), "spacevllm" or "llava-st".
     start: "" for random weights at pico size, or a model name, folder or hub id to grow from.
     out: run folder (checkpoints, log, final model). precision: "fp32" or "bf16"; save_dtype: of the final
     model. workers: data processes.
+    lora: adapters of the language model, merged when the run ends (llava-st).
+    auxiliary, max_boxes, reduction: of a llava-st: training-only heads, boxes that an answer lists, and how the loss
+        of samples is joined: "mean", or "official_sum" as published.
     checkpoint_s: seconds between resumable checkpoints; log_every: steps between log lines.
     """
 
@@ -97,10 +124,20 @@ class Recipe:
     checkpoint_s: float = 120.0
     log_every: int = 20
     spacevllm: SpaceVLLMConfig = field(default_factory=SpaceVLLMConfig)
+    llava_st: LlavaSTConfig = field(default_factory=LlavaSTConfig)
+    auxiliary: AuxiliaryConfig = field(default_factory=AuxiliaryConfig)
+    lora: LoraSettings = field(default_factory=LoraSettings)
+    max_boxes: int = 5
+    reduction: str = "mean"
 
     def __post_init__(self) -> None:
-        if self.model not in ("pico-base", "spacevllm"):
-            raise RecipeError(f"model is pico-base or spacevllm, got {self.model!r}")
+        if self.model not in ("pico-base", "spacevllm", "llava-st"):
+            raise RecipeError(f"model is pico-base, spacevllm or llava-st, got {self.model!r}")
+        if self.max_boxes < 1 or self.reduction not in ("mean", "official_sum"):
+            raise RecipeError(
+                "max_boxes is at least 1 and reduction mean or official_sum, "
+                f"got {self.max_boxes} and {self.reduction!r}"
+            )
         if self.precision not in ("fp32", "bf16"):
             raise RecipeError(f"precision is fp32 or bf16, got {self.precision!r}")
         if self.save_dtype not in ("float32", "float16", "bfloat16"):

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 class Target:
     """One question and its truth on the sample's T frames.
 
-    boxes_xyxy (T, 4) fractions; has_box (T,) frames whose box is learnt; active (T,) frames in the span.
+    boxes_xyxy (T, 4) fractions; has_box (T,) frames whose box is learnt; active (T,) frames in the span;
+    given_box: a box that is asked about; phrases: parts of the answer with the box of each.
     """
 
     task: str
@@ -39,9 +40,12 @@ class Target:
     answer: str = ""
     kind: str = ""
     learn_answer: bool = True  # False: only boxes, activity and presence are learnt from it
+    given_box: tuple[float, float, float, float] | None = None
+    phrases: tuple[tuple[str, tuple[float, float, float, float]], ...] = ()
 
 
 POSE = 3
+LAST_FRAME_S = (1 / 30, 1 / 10)  # how long the last frame of a video is shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +83,7 @@ class WorldMix:
     are dark or half out of sight; for stages that learn from dense labels only); batch: samples per batch;
     questions: per sample (packed);
     tasks: drawn per question, with repetition as weight; frames and size: T and S of the pixels;
+    sampling: frames at "centres" of equal parts, or at the "ends": the first and the last frame of the video are in;
     box_frames: "span" (paper: boxes are learnt inside the true span) or "visible" (wherever it is seen);
     window: fraction of the video that is seen, at a random place; below 1 a question's event may lie outside;
     answer_rate: fraction of grounding questions whose answer text is learnt too (text tokens cost the most).
@@ -91,6 +96,7 @@ class WorldMix:
     absent_rate: float = 0.2
     frames: int = 16
     size: int = 64
+    sampling: str = "centres"
     box_frames: str = "span"
     answer_rate: float = 1.0
     max_actors: int = 4
@@ -102,6 +108,8 @@ class WorldMix:
             raise RecipeError(f"data.kind is image, moment or video, got {self.kind!r}")
         if not 0 < self.window <= 1:
             raise RecipeError(f"data.window is a fraction of the video above 0, got {self.window:g}")
+        if self.sampling not in ("centres", "ends"):
+            raise RecipeError(f"data.sampling is centres or ends, got {self.sampling!r}")
         if self.box_frames not in ("span", "visible"):
             raise RecipeError(f"data.box_frames is span or visible, got {self.box_frames!r}")
         if min(self.batch, self.questions, self.frames, self.size) < 1:
@@ -159,6 +167,9 @@ def _moments(mix: WorldMix, duration_s: float, rng: np.random.Generator) -> npt.
         return rng.uniform(0, duration_s, 1)
     seen_s = mix.window * duration_s
     start_s = rng.uniform(0, duration_s - seen_s) if mix.window < 1 else 0.0
+    if mix.sampling == "ends":
+        # the last frame of a video starts one frame before its end
+        return start_s + np.linspace(0.0, seen_s - rng.uniform(*LAST_FRAME_S), mix.frames)
     return start_s + sample_times(seen_s, mix.frames, rng)
 
 
@@ -183,7 +194,7 @@ def world_target(
     active = np.zeros(len(times_s), dtype=bool)
     if question.span is not None:
         active = np.asarray(question.span.contains(times_s))
-    if question.actor is not None and question.task in ("stvg", "svg", "rec"):
+    if question.actor is not None and question.task in ("stvg", "svg", "tvg", "rec", "elc"):
         all_boxes, all_visible = scene.boxes_at(times_s)
         boxes, visible = all_boxes[question.actor], all_visible[question.actor]
     inside = visible if question.span is None or box_frames == "visible" else visible & active
@@ -198,7 +209,17 @@ def world_target(
         answer=question.answer,
         kind=question.kind,
         learn_answer=learn_answer or question.task not in ("stvg", "tvg", "svg", "rec"),
+        given_box=question.given_box,
+        phrases=_phrases(scene, question),
     )
+
+
+def _phrases(scene: Scene, question: Question) -> tuple[tuple[str, tuple[float, float, float, float]], ...]:
+    """Parts of a picture's description with their boxes."""
+    if not question.phrases:
+        return ()
+    boxes = scene.boxes_at([0.0])[0][:, 0]
+    return tuple((text, tuple(boxes[actor].tolist())) for text, actor in question.phrases)
 
 
 WORLD_ATTRIBUTES = (8, 6, 3, 2)  # colours, shapes, textures, sizes

@@ -83,14 +83,17 @@ def make_questions(
     if unknown:
         raise DataError(f"unknown task {', '.join(sorted(unknown))}; tasks are {', '.join(TASKS)}")
     out: list[Question] = []
-    said: set[tuple[str, str]] = set()
+    said: set[tuple[Any, ...]] = set()
     for _ in range(4 * count):
         if len(out) == count:
             break
         task = str(tasks[int(rng.integers(len(tasks)))])
         question = _make_one(scene, rng, task, absent_rate)
-        if question is not None and (task, question.query) not in said:
-            said.add((task, question.query))
+        if question is None:
+            continue
+        asks = (task, question.query, question.given_box, question.span)
+        if asks not in said:
+            said.add(asks)
             out.append(question)
     return out
 

@@ -39,12 +39,18 @@ class MotionLayer(nn.Module):  # type: ignore[misc]
         self.up = nn.Linear(width, 2 * width)
         self.down = nn.Linear(2 * width, width)
 
+    def start_silent(self) -> None:
+        """Change nothing at first: a trained model gets the layer without forgetting what it knows."""
+        for last in (self.out, self.down):
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+
     def forward(self, x: torch.Tensor, frame_mask: torch.Tensor) -> torch.Tensor:
         """x (B, T, K, C), frame_mask (B, T) -> (B, T, K, C)."""
         n_videos, n_frames, n_tokens, width = x.shape
         if n_tokens != self.side**2:
             raise ModelError(
-                f"this decoder's motion layers were made for {self.side} x {self.side} visual tokens a frame, "
+                f"these motion layers were made for {self.side} x {self.side} visual tokens a frame, "
                 f"got {n_tokens}"
             )
         normed = self.norm(x)
