@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -130,3 +131,30 @@ def test_other_tasks_and_wrong_ones(data: Path, tmp_path: Path) -> None:
     truth = truth_of(next(r for r in read_annotations(data / "data") if not r["present"]))
     assert truth.span is None and len(truth.box_times_s) == 0
     assert np.diff(truth.frame_times_s) == pytest.approx(0.1)
+
+
+def test_events_are_asked_with_a_box_and_their_captions_are_scored(tmp_path: Path) -> None:
+    """elc: start and box are given, never the end; the caption is the tube's label."""
+    make_world(tmp_path / "data", 8, seed=4, tasks=("elc",), height=96, fps=10)
+    records = read_annotations(tmp_path / "data")
+    asked: list[tuple[Span, Any]] = []
+
+    class Teller(Oracle):
+        tasks = ("elc",)
+
+        def ground_many(self, video, queries, task=None, span=None, span_reader=None, box_xyxy=None):
+            found = super().ground_many(video, queries, task)
+            asked.extend(zip(span, box_xyxy, strict=True))
+            told = self.by_video[video]["answer"]
+            half = " ".join(told.split()[: len(told.split()) // 2]) if len(asked) % 2 else told.upper() + "."
+            return [replace(p, tubes=(replace(p.tubes[0], label=half),)) for p in found]
+
+    result = evaluate_world(Teller(records), tmp_path, n=8, seed=4, task="elc", height=96, fps=10)
+    assert result.metrics["m_tIoU"].mean == pytest.approx(1.0)
+    assert result.metrics["caption_exact"].mean == pytest.approx(0.5)
+    assert 0.7 < result.metrics["caption_F1"].mean < 0.9
+    for (start, box), record in zip(asked, records, strict=True):
+        assert start.start_s == record["span"]["start_s"] and start.duration_s < 0.01
+        assert box == record["given_box"]
+    with pytest.raises(DataError, match="does not take task elc"):
+        evaluate_world(Oracle(records), tmp_path / "other", n=8, seed=4, task="elc", height=96, fps=10)

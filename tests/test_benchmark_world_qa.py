@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tubelet.benchmarks.world_qa import answer_score, evaluate_world_qa
+from tubelet.benchmarks.world_qa import evaluate_world_qa
 from tubelet.errors import QueryError, VideoError
 from tubelet.world.files import read_annotations
 

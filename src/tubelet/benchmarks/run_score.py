@@ -1,95 +1,42 @@
-"""Scores of a run, from its folder alone: one part per task, under a protocol that fits the task.
-
-    task stvg, svg      tubes: `metrics.PROTOCOLS`; with boxes asked for the true span also sIoU
-    task tvg            spans: `metrics.SPAN_PROTOCOLS`, "didemo"
-    task rec            boxes: `metrics.BOX_PROTOCOLS`
-    task qa             choices: `metrics.CHOICE_READERS`; free answers are compared with the truth word for word
-    task elc            the span, and captions where pycocoevalcap and Java are there
-    other tasks         answers are kept, not scored
+"""Scores of a run, from its folder alone: one `Part` per task, under a protocol that fits the task.
 
 Every query counts: a failure, and a query without a prediction, is 0 and listed. Queries whose truth is hidden are
-counted apart. Where records have tags of few values, there is a breakdown by each.
+counted apart. Where records have tags of few values, there is a breakdown by each. How the queries of a task are
+scored is in `run_part`.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from tubelet.benchmarks.questions import reader_of, verdict_of
+from tubelet.benchmarks.questions import reader_of
 from tubelet.benchmarks.run_folder import METRICS, Run, read_run, write_whole
-from tubelet.benchmarks.run_truth import image_box, truths_of
+from tubelet.benchmarks.run_part import CHOICE_TASKS, TUBE_TASKS, Number, Part, score_part
 from tubelet.datasets.record import Record
-from tubelet.errors import DataError, ModelError
-from tubelet.metrics.bootstrap import Interval, bootstrap_table
-from tubelet.metrics.captions import score_captions
+from tubelet.errors import DataError
+from tubelet.metrics.bootstrap import bootstrap_table
 from tubelet.metrics.choices import CHOICE_READERS
-from tubelet.metrics.convert import prepare
-from tubelet.metrics.evaluate import Report, evaluate
-from tubelet.metrics.grounding import balanced_accuracy, score_many
-from tubelet.metrics.moments import SPAN_PROTOCOLS, hits, recall_ious, score_didemo, score_moments
+from tubelet.metrics.moments import SPAN_PROTOCOLS
 from tubelet.metrics.protocols import PROTOCOLS
-from tubelet.metrics.ragged import Ragged
-from tubelet.metrics.referring import BOX_PROTOCOLS, score_boxes
-from tubelet.metrics.seconds import Slices, score_vue
-from tubelet.metrics.truth import Truth
-from tubelet.tube import Prediction, Tube
+from tubelet.metrics.referring import BOX_PROTOCOLS
 
-Number = Interval | float | None
-_TUBES, _CHOICES = ("stvg", "svg"), ("qa",)
+__all__ = [
+    "Number",
+    "Part",
+    "RunScores",
+    "check_protocol",
+    "protocol_of",
+    "protocols_for",
+    "rescore",
+    "score_run",
+]
+
 _MOST_GROUPS = 24
 _DEFAULTS = {("vue-stg", "stvg"): "vue_stg", ("didemo", "tvg"): "didemo", ("refcoco", "rec"): "refcoco"}
-_VUE = {
-    "tIoU": "t_iou",
-    "tRecall": "t_recall",
-    "tPrecision": "t_precision",
-    "vIoU": "v_iou",
-    "vRecall": "v_recall",
-    "vPrecision": "v_precision",
-    "vIoU_Int": "v_iou_intersection",
-    "volume_IoU": "3d_iou",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """Scores of the queries of one task. metrics: with 95 % intervals where they are means over queries.
-
-    n counts all queries; n_hidden of them have no public truth and are not scored. failures: id -> reason, counted
-    as 0. groups: tag -> value -> metrics. values: per query, for paired comparisons.
-    """
-
-    task: str
-    protocol: str
-    n: int
-    metrics: Mapping[str, Number]
-    failures: Mapping[str, str] = field(default_factory=dict)
-    n_hidden: int = 0
-    groups: Mapping[str, Mapping[str, Mapping[str, Number]]] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-    values: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-
-    @property
-    def n_failed(self) -> int:
-        return len(self.failures)
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "task": self.task,
-            "protocol": self.protocol,
-            "n": self.n,
-            "n_hidden": self.n_hidden,
-            "n_failed": self.n_failed,
-            "metrics": _json(self.metrics),
-            "groups": {t: {v: _json(m) for v, m in by.items()} for t, by in self.groups.items()},
-            "failures": [{"id": key, "reason": reason} for key, reason in self.failures.items()],
-            "notes": list(self.notes),
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,13 +66,13 @@ class RunScores:
 
 def protocols_for(task: str) -> tuple[str, ...]:
     """The names of the protocols that score a task; none where answers are only kept."""
-    if task in _TUBES:
+    if task in TUBE_TASKS:
         return tuple(PROTOCOLS)
     if task in ("tvg", "elc"):
         return (*SPAN_PROTOCOLS, "didemo") if task == "tvg" else tuple(SPAN_PROTOCOLS)
     if task == "rec":
         return tuple(BOX_PROTOCOLS)
-    return tuple(CHOICE_READERS) if task in _CHOICES else ()
+    return tuple(CHOICE_READERS) if task in CHOICE_TASKS else ()
 
 
 def check_protocol(protocol: str | None, tasks: Sequence[str]) -> None:
@@ -143,7 +90,7 @@ def protocol_of(benchmark: str, task: str, protocol: str | None) -> str:
     """The given protocol where it scores this task, else the default of benchmark and task."""
     if protocol in protocols_for(task):
         return str(protocol)
-    if task in _CHOICES:
+    if task in CHOICE_TASKS:
         return reader_of(benchmark)
     return _DEFAULTS.get((benchmark, task), "tubelet")
 
@@ -169,7 +116,7 @@ def score_run(run: Run, protocol: str | None = None) -> RunScores:
         records = [r for r in run.records if r.task == task]
         shown = [r for r in records if r.labelled]
         chosen = protocol_of(str(run.card["benchmark"]), task, asked)
-        part = _part(run, task, shown, chosen) if shown else Part(task, chosen, 0, {})
+        part = score_part(run, task, shown, chosen) if shown else Part(task, chosen, 0, {})
         hidden = len(records) - len(shown)
         notes = part.notes
         if hidden:
@@ -178,249 +125,6 @@ def score_run(run: Run, protocol: str | None = None) -> RunScores:
             part, n=len(records), n_hidden=hidden, notes=notes, groups=_groups(shown, part.values)
         )
     return RunScores(parts, len(run.records), len(run.missing), run.problems)
-
-
-def _part(run: Run, task: str, records: Sequence[Record], protocol: str) -> Part:
-    if task in _TUBES:
-        return _tubes(run, task, records, protocol)
-    if task == "tvg":
-        return _spans(run, records, protocol)
-    if task == "rec":
-        return _boxes(run, records, protocol)
-    if task == "elc":
-        return _captions(run, records, protocol)
-    if task in _CHOICES:
-        return _answers(run, records, protocol)
-    return Part(
-        task, "", len(records), {}, _failures(run, records), notes=(f"task {task} is not scored here",)
-    )
-
-
-def _failures(run: Run, records: Sequence[Record]) -> dict[str, str]:
-    out: dict[str, str] = {}
-    for record in records:
-        line = run.lines.get(record.id)
-        reason = "no prediction" if line is None else line.prediction.failure
-        if reason is not None:
-            out[record.id] = reason
-    return out
-
-
-# --- tubes ------------------------------------------------------------------------------------------
-
-
-def _tubes(run: Run, task: str, records: Sequence[Record], protocol: str) -> Part:
-    true, odd = {}, []
-    for record in records:
-        true[record.id], note = truths_of(record, run.facts(record))
-        odd += [f"{record.id}: {note}"] if note else []
-    truths = {key: t[0] if len(t) == 1 else t for key, t in true.items()}
-    predictions = {r.id: run.lines[r.id].prediction for r in records if r.id in run.lines}
-    report = evaluate(predictions, truths, protocol)
-    if protocol == "vue_stg":
-        report = _with_gaps(report, predictions, true)
-    values = {name: dict(zip(report.ids, map(float, v), strict=True)) for name, v in report.values.items()}
-    metrics: dict[str, Number] = dict(report.metrics)
-    given = _given_span_tubes(run, task, report.ids)
-    if given is not None and report.ids:
-        siou = score_many(given, [true[key][0] for key in report.ids]).gt_viou
-        values["sIoU_given_span"] = dict(zip(report.ids, map(float, siou), strict=True))
-        metrics |= bootstrap_table({"sIoU_given_span": siou})
-    notes = report.notes
-    if odd:
-        notes += (f"{len(odd)} truths need a word, the first: {odd[0]}",)
-    return Part(task, report.protocol, len(records), metrics, report.failures, notes=notes, values=values)
-
-
-def _given_span_tubes(run: Run, task: str, ids: Sequence[str]) -> list[Tube | None] | None:
-    """Tubes of the pass in which the true span was given; None when there was no such pass."""
-    if task == "svg":
-        return [run.lines[key].prediction.tube if key in run.lines else None for key in ids]
-    if not any(key in run.lines and run.lines[key].given_span is not None for key in ids):
-        return None
-    tubes = [run.lines[key].given_span if key in run.lines else None for key in ids]
-    return [each[0] if each else None for each in tubes]
-
-
-def _with_gaps(
-    report: Report, predictions: Mapping[str, Prediction], true: Mapping[str, list[Truth]]
-) -> Report:
-    """VUE-STG's values where a target is away for a while: only the annotated seconds are true."""
-    truths = [true[key][0] for key in report.ids]
-    tubes = [predictions[key].tube if key in predictions else None for key in report.ids]
-    given = prepare(tubes, truths, PROTOCOLS["vue_stg"]).predicted
-    at = Ragged.stack([np.round(t.box_times_s * 1000) for t in truths])
-    boxes = np.concatenate([t.boxes_xyxy for t in truths]) if truths else np.empty((0, 4))
-    scored = score_vue(
-        Slices(at, boxes, np.arange(len(boxes))),
-        Slices(Ragged(given.at * 1000, given.offsets), given.boxes_xyxy, np.arange(len(given.at))),
-    )
-    values = {name: scored[key] for name, key in _VUE.items()}
-    named = {f"m_{name}" if name in ("tIoU", "vIoU") else name: v for name, v in values.items()}
-    return replace(report, values=values, metrics={**report.metrics, **bootstrap_table(named)})
-
-
-# --- spans ------------------------------------------------------------------------------------------
-
-
-def _windows(prediction: Prediction | None) -> list[list[float]]:
-    if prediction is None:
-        return []
-    return [[t.span.start_s, t.span.end_s, 0.0 if t.score is None else t.score] for t in prediction.tubes]
-
-
-def _spans(run: Run, records: Sequence[Record], protocol: str) -> Part:
-    failures = _failures(run, records)
-    found = [r.id in run.lines and run.lines[r.id].prediction.found for r in records]
-    metrics: dict[str, Number] = {}
-    rejection = balanced_accuracy(found, [r.present for r in records])
-    present = [r for r in records if r.present]
-    windows = {r.id: _windows(run.lines[r.id].prediction if r.id in run.lines else None) for r in present}
-    values: dict[str, dict[str, float]] = {}
-    notes: tuple[str, ...] = ()
-    if protocol == "didemo":
-        metrics, values, notes = _didemo(present, windows)
-    elif present:
-        rules = SPAN_PROTOCOLS[protocol]
-        predicted = [windows[r.id] for r in present]
-        true = [[[s.start_s, s.end_s] for s in r.spans] for r in present]
-        iou = recall_ious(predicted, true, 1, rules)
-        columns = {"mIoU": iou} | {
-            f"R1@{t:g}": hits(iou, t, rules.strict).astype(np.float64) for t in rules.thresholds
-        }
-        metrics |= bootstrap_table(columns)
-        values = {"tIoU": {r.id: float(v) for r, v in zip(present, iou, strict=True)}}
-        if protocol in ("moment_detr", "lighthouse"):
-            scored = score_moments(
-                [{"qid": key, "pred_relevant_windows": w} for key, w in windows.items()],
-                [
-                    {"qid": r.id, "relevant_windows": t, "duration": r.video.duration_s}
-                    for r, t in zip(present, true, strict=True)
-                ],
-                protocol,
-            )
-            metrics |= scored.metrics
-            notes += scored.notes
-            if any(r.extra.get("saliency_scores") for r in present):
-                notes += ("highlights (HL-*) need saliency scores, which a span does not give",)
-    if rejection is not None:
-        metrics["rejection_balanced_accuracy"] = rejection
-    return Part("tvg", protocol, len(records), metrics, failures, notes=notes, values=values)
-
-
-def _didemo(
-    records: Sequence[Record], windows: Mapping[str, list[list[float]]]
-) -> tuple[dict[str, Number], dict[str, dict[str, float]], tuple[str, ...]]:
-    """All candidate segments, ranked by their overlap with the predicted span (earlier and shorter first on ties)."""
-    ranked: list[list[tuple[int, int]]] = []
-    times: list[Any] = []
-    for record in records:
-        if "times" not in record.extra or "num_segments" not in record.extra:
-            raise DataError(f"{record.id}: protocol didemo needs the annotators' chunks (dataset didemo)")
-        chunks = int(record.extra["num_segments"])
-        segments = [(a, b) for a in range(chunks) for b in range(a, chunks)]
-        times.append(record.extra["times"])
-        if not windows[record.id]:
-            ranked.append([])
-            continue
-        start, end = windows[record.id][0][:2]
-
-        def overlap(segment: tuple[int, int], start: float = start, end: float = end) -> float:
-            lo, hi = segment[0] * 5.0, (segment[1] + 1) * 5.0
-            shared = max(0.0, min(hi, end) - max(lo, start))
-            return shared / max(hi - lo + end - start - shared, 1e-9)
-
-        ranked.append(sorted(segments, key=lambda s: (-overlap(s), s[1] - s[0], s[0])))
-    scored = score_didemo(ranked, times)
-    each = [score_didemo([a], [b]).metrics for a, b in zip(ranked, times, strict=True)]
-    values = {
-        name: {r.id: float(m[name] or 0.0) for r, m in zip(records, each, strict=True)}
-        for name in scored.metrics
-    }
-    metrics: dict[str, Number] = dict(
-        bootstrap_table({name: list(column.values()) for name, column in values.items()})
-    )
-    return metrics, values, ("segments of 5 s chunks are ranked by their overlap with the predicted span",)
-
-
-# --- boxes, words -----------------------------------------------------------------------------------
-
-
-def _boxes(run: Run, records: Sequence[Record], protocol: str) -> Part:
-    failures = _failures(run, records)
-    found = [r.id in run.lines and run.lines[r.id].prediction.found for r in records]
-    rejection = balanced_accuracy(found, [r.present for r in records])
-    present = [r for r in records if r.present]
-    predicted: list[list[float] | None] = []
-    for record in present:
-        tube = run.lines[record.id].prediction.tube if record.id in run.lines else None
-        predicted.append(None if tube is None or not len(tube) else tube.boxes_xyxy[0].tolist())
-    true = [image_box(r, run.facts(r)).tolist() for r in present]
-    scores = score_boxes(predicted, true, protocol)
-    metrics: dict[str, Number] = dict(scores.metrics)
-    if rejection is not None:
-        metrics["rejection_balanced_accuracy"] = rejection
-    values = {
-        name: {r.id: float(v) for r, v in zip(present, column, strict=True)}
-        for name, column in scores.values.items()
-    }
-    return Part("rec", protocol, len(records), metrics, failures, values=values)
-
-
-def _captions(run: Run, records: Sequence[Record], protocol: str) -> Part:
-    part = _spans(
-        run, [replace(r, spans=r.spans or _own_span(run, r), frames=None) for r in records], protocol
-    )
-    said = [run.lines[r.id].prediction.text if r.id in run.lines else "" for r in records]
-    metrics, notes = dict(part.metrics), part.notes
-    try:
-        metrics |= score_captions([text or " " for text in said], [r.answer for r in records])
-    except ModelError as error:
-        notes += (f"captions are not scored: {error}",)
-    return replace(part, task="elc", metrics=metrics, notes=notes)
-
-
-def _own_span(run: Run, record: Record) -> tuple[Any, ...]:
-    """The true span of a record that speaks frames."""
-    true, _ = truths_of(record, run.facts(record))
-    return tuple(t.span for t in true[:1] if t.span is not None)
-
-
-def _answers(run: Run, records: Sequence[Record], protocol: str) -> Part:
-    """Accuracy under the reader of the protocol, and under tubelet's own."""
-    failures = _failures(run, records)
-    said = {r.id: "" if r.id in failures else run.lines[r.id].prediction.text for r in records}
-    chosen = [r for r in records if r.answer_index is not None]
-    values: dict[str, dict[str, float]] = {}
-    notes: tuple[str, ...] = ()
-    for name, reader in (("accuracy", protocol), ("accuracy_tubelet", "tubelet")):
-        verdicts = {r.id: None if r.id in failures else verdict_of(r, said[r.id], reader) for r in chosen}
-        if name == "accuracy" or protocol != "tubelet":
-            values |= {name: {key: v or 0.0 for key, v in verdicts.items()}} if verdicts else {}
-            unread = sum(v is None and key not in failures for key, v in verdicts.items())
-            if unread:
-                notes += (f"{name}: {unread} answers name no option for reader {reader}: counted as wrong",)
-    free = [r for r in records if r.answer_index is None]
-    judged = [r for r in free if r.dataset == "world"]
-    if judged:
-        values["exact_answer"] = {
-            r.id: float(r.id not in failures and _plain(said[r.id]) == _plain(r.answer)) for r in judged
-        }
-    if len(free) > len(judged):
-        notes += (
-            f"{len(free) - len(judged)} answers in free words are kept, not scored: the official score asks an LLM",
-        )
-    metrics: dict[str, Number] = {}
-    for name, column in values.items():
-        metrics |= bootstrap_table({name: list(column.values())})
-    return Part("qa", protocol, len(records), metrics, failures, notes=notes, values=values)
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.casefold().split()).rstrip(".! ")
-
-
-# --- breakdowns --------------------------------------------------------------------------------------
 
 
 def _groups(
@@ -449,13 +153,3 @@ def _groups(
 
 def _label(value: Any) -> str | None:
     return str(value) if isinstance(value, str | bool | int) and value != "" else None
-
-
-def _json(metrics: Mapping[str, Number]) -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    for name, value in metrics.items():
-        if isinstance(value, Interval):
-            out[name] = {k: None if v != v else v for k, v in value.to_dict().items()}  # NaN is no JSON
-        else:
-            out[name] = None if value is None or value != value else round(float(value), 6)
-    return out

@@ -5,6 +5,7 @@
     DIR/untrained.jsonl    the same of the model with random weights, when asked for
     DIR/metrics.json       scores with 95 % intervals, run card
 
+`world_run.read_world_run(DIR)` reads the folder as any other run (`tubelet report DIR`).
 Queries are grouped by video: each is decoded and encoded once.
 """
 
@@ -24,8 +25,9 @@ import numpy as np
 from tubelet import __version__
 from tubelet.errors import DataError, OutputError, TubeletError
 from tubelet.grounder import Grounder
-from tubelet.metrics.bootstrap import Interval
+from tubelet.metrics.bootstrap import Interval, bootstrap_mean
 from tubelet.metrics.grounding import Scores, Truth, score_tube, siou, summarise
+from tubelet.metrics.words import word_f1
 from tubelet.tube import Prediction, Span, Tube
 from tubelet.world.files import make_world, read_annotations
 
@@ -59,8 +61,10 @@ def evaluate_world(
 
     untrained: a model to be scored as a baseline on the same queries.
     """
-    if task not in ("stvg", "tvg", "svg", "rec"):
-        raise DataError(f"the toy-world benchmark scores stvg, tvg, svg and rec, got {task!r}")
+    if task not in ("stvg", "tvg", "svg", "rec", "elc"):
+        raise DataError(f"the toy-world benchmark scores stvg, tvg, svg, rec and elc, got {task!r}")
+    if task == "elc" and "elc" not in getattr(grounder, "tasks", ()):
+        raise DataError(f"{grounder.name} does not take task elc: a LLaVA-ST does")
     folder = Path(folder)
     data = folder / "data"
     make_world(data, n, seed, split, tasks=(task,), height=height, fps=fps)
@@ -155,9 +159,7 @@ def _answer(
     spans = [None if r["span"] is None else Span.from_dict(r["span"]) for r in group]
     try:
         state = grounder.encode(str(data / video))
-        predictions = grounder.ground_many(
-            state, queries, task, spans if task == "svg" else None, span_reader=span_reader
-        )
+        predictions = _ask(grounder, state, group, task, spans, span_reader)
         where: list[Prediction] = []
         if task == "stvg" and all(s is not None for s in spans):
             where = grounder.ground_many(state, queries, "svg", spans)
@@ -173,6 +175,25 @@ def _answer(
     return lines
 
 
+def _ask(
+    grounder: Grounder,
+    state: Any,
+    group: Sequence[Record],
+    task: str,
+    spans: Sequence[Span | None],
+    span_reader: str | None,
+) -> list[Prediction]:
+    queries = [r["query"] for r in group]
+    if task != "elc":
+        given = list(spans) if task == "svg" else None
+        return grounder.ground_many(state, queries, task, given, span_reader=span_reader)
+    starts = [None if s is None else Span(s.start_s, s.start_s + 1e-3) for s in spans]  # the end is asked for
+    boxes = [r["given_box"] for r in group]
+    asked: Any = grounder  # what asks with a box is not part of every grounder
+    answered: list[Prediction] = asked.ground_many(state, queries, task, starts, box_xyxy=boxes)
+    return answered
+
+
 def truth_of(record: Record) -> Truth:
     """Truth of an annotation line, on its native frames."""
     is_image = record["n_frames"] == 1
@@ -183,7 +204,8 @@ def truth_of(record: Record) -> Truth:
     return Truth(
         span=Span(0.0, 0.04) if is_image and span is not None else span,
         frame_times_s=times,
-        box_times_s=np.array(record["times_s"], dtype=np.float64),
+        # not its times_s: these are rounded, and a box a microsecond before its frame would be lost
+        box_times_s=np.array(record["frame_index"], dtype=np.int64) / record["fps"],
         boxes_xyxy=np.array(record["boxes_xyxy"], dtype=np.float64).reshape(-1, 4),
     )
 
@@ -203,8 +225,10 @@ def judge(records: Sequence[Record], done: dict[str, Record], task: str) -> Judg
     found: list[bool] = []
     present: list[bool] = []
     sious: list[float] = []
+    captions: list[float] = []
     failures: list[Record] = []
     by_kind: dict[str, list[float]] = {}
+    with_span = any("given_span" in done[record["id"]] for record in records)
     for record in records:
         line = done[record["id"]]
         prediction = Prediction.from_dict(line["prediction"])
@@ -217,12 +241,21 @@ def judge(records: Sequence[Record], done: dict[str, Record], task: str) -> Judg
             continue
         scores.append(score_tube(prediction.tube, truth))
         by_kind.setdefault(record["kind"], []).append(scores[-1].viou)
+        if task == "elc":
+            told = None if prediction.tube is None else prediction.tube.label
+            captions.append(word_f1(told or "", record["answer"]))
         if task == "svg":
             sious.append(siou(prediction.tube, truth))
-        elif "given_span" in line:
-            tubes = line["given_span"]
+        elif with_span:
+            tubes = line.get("given_span")  # none where the query failed: that is a 0, too
             sious.append(siou(Tube.from_dict(tubes[0]) if tubes else None, truth))
-    return Judged(summarise(scores, found, present, sious), failures, by_kind)
+    metrics = summarise(scores, found, present, sious)
+    if captions:
+        metrics |= {
+            "caption_F1": bootstrap_mean(captions),
+            "caption_exact": bootstrap_mean([float(c == 1.0) for c in captions]),
+        }
+    return Judged(metrics, failures, by_kind)
 
 
 def _score(

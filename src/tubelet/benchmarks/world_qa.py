@@ -24,6 +24,7 @@ from tubelet.benchmarks.world import resumed_lines
 from tubelet.errors import OutputError, TubeletError
 from tubelet.grounder import Grounder
 from tubelet.metrics.bootstrap import Interval, bootstrap_mean
+from tubelet.metrics.words import answer_score
 from tubelet.world.files import make_world, read_annotations
 
 Record = dict[str, Any]
@@ -122,17 +123,3 @@ def score_answers(records: Sequence[Record], done: dict[str, Record], folder: Pa
         tables.append({"all": bootstrap_mean(together), **rows} if together else rows)
     failed = sum("failure" in done[r["id"]] for r in records)
     return QaResult(tables[0], tables[1], len(records), failed, folder)
-
-
-def answer_score(kind: str, answer: str, truth: str) -> float:
-    """1 for the true answer; for captions the F1 of words."""
-    told, true = plain(answer).split(), plain(truth).split()
-    if kind != "caption":
-        return float(told == true)
-    shared = sum((Counter(told) & Counter(true)).values())
-    return 2 * shared / (len(told) + len(true)) if told and true else 0.0
-
-
-def plain(text: str) -> str:
-    """Lower case, without full stops and commas."""
-    return " ".join(text.lower().replace(",", " ").replace(".", " ").split())

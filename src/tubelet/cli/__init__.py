@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from tubelet.cli import converting, data, evaluating, grounding, training
+from tubelet.cli import converting, data, evaluating, grounding, reporting, studies, training
 from tubelet.errors import TubeletError
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ world_app = typer.Typer(help="The toy world: videos with exact truth.", no_args_
 data_app = typer.Typer(help="Datasets on disk.", no_args_is_help=True)
 app.add_typer(world_app, name="world")
 app.add_typer(data_app, name="data")
+app.add_typer(studies.ablate_app, name="ablate")
 
 app.command()(grounding.ground)
 app.command()(grounding.ask)
@@ -34,6 +35,7 @@ app.command()(grounding.models)
 app.command()(grounding.demo)
 app.command("eval")(evaluating.evaluate)
 app.command()(evaluating.merge)
+app.command()(reporting.report)
 app.command()(training.train)
 app.command()(converting.convert)
 world_app.command("make")(data.world_make)

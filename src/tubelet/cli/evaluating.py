@@ -21,7 +21,7 @@ def evaluate(
         Path | None, typer.Option(help="Folder of the dataset's files; world makes its own.")
     ] = None,
     task: Annotated[
-        str, typer.Option(help="Only this task; world: stvg (default), tvg, svg, rec or qa.")
+        str, typer.Option(help="Only this task; world: stvg (default), tvg, svg, rec, elc or qa.")
     ] = "",
     span_reader: Annotated[str, typer.Option(help="text, activity or both; default: the model's own.")] = "",
     seed: Annotated[int, typer.Option(help="Seed; world: of the test videos.")] = 7,

@@ -15,13 +15,25 @@ from tubelet.errors import QueryError, TubeletError
 def ground(
     video: Annotated[Path, typer.Argument(help="A video or image file.")],
     sentences: Annotated[
-        list[str], typer.Argument(help="What to look for; several sentences are asked at once.")
-    ],
+        list[str] | None,
+        typer.Argument(help="What to look for; several are asked at once. elc, tr, reg and dgc need none."),
+    ] = None,
     model: Annotated[
         str, typer.Option("--model", "-m", help="Embedded name, folder or hub id.")
     ] = "spacevllm-pico",
-    task: Annotated[str, typer.Option(help="stvg, svg, tvg or rec; default: stvg, rec for an image.")] = "",
-    span: Annotated[str, typer.Option(help="For svg: START-END in seconds, for example 1.5-4.")] = "",
+    task: Annotated[
+        str,
+        typer.Option(
+            help="stvg, svg, tvg or rec (a LLaVA-ST also: elc, tr, reg, dgc); default: stvg, rec for an image."
+        ),
+    ] = "",
+    span: Annotated[
+        str, typer.Option(help="For svg, tr, and elc (its start): START-END in seconds, for example 1.5-4.")
+    ] = "",
+    box: Annotated[
+        str,
+        typer.Option(help="For reg and elc: x0,y0,x1,y1 as fractions of the frame, for example .1,.2,.4,.6."),
+    ] = "",
     span_reader: Annotated[str, typer.Option(help="text, activity or both; default: the model's own.")] = "",
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the predictions as JSON.")] = None,
     out: Annotated[
@@ -38,18 +50,24 @@ def ground(
     check_outputs([json_file, out, plot, sheet])
     opened = open_video(video)  # fails fast, before a model is loaded
     given = _parse_span(span) if span else None
+    extra = {"box_xyxy": _parse_box(box)} if box else {}
+    wordless = task in ("elc", "tr", "reg", "dgc")
+    sentences = sentences or ([""] if wordless else [])
+    if not sentences:
+        raise QueryError("say what to look for, for example 'the red circle that spins'")
     for sentence in sentences:
-        if not sentence.strip():
+        if not sentence.strip() and not wordless:
             raise QueryError(
                 "the sentence is empty: say what to look for, for example 'the red circle that spins'"
             )
     from tubelet.grounder import load
 
-    grounder = load(model, device or None)
+    grounder: Any = load(model, device or None)
+    if extra and "elc" not in getattr(grounder, "tasks", ()):
+        raise QueryError(f"{model} takes no box: --box is for the tasks reg and elc of a LLaVA-ST")
     state = grounder.encode(opened)
-    predictions = grounder.ground_many(
-        state, sentences, task or None, given if isinstance(given, Span) else None, span_reader or None
-    )
+    between = given if isinstance(given, Span) else None
+    predictions = grounder.ground_many(state, sentences, task or None, between, span_reader or None, **extra)
     for note in dict.fromkeys(note for p in predictions for note in p.notes):
         typer.echo(f"note: {note}", err=True)
     for prediction in predictions:
@@ -63,6 +81,16 @@ def ground(
         raise SystemExit(1)
 
 
+def _parse_box(text: str) -> tuple[float, float, float, float]:
+    try:
+        x0, y0, x1, y1 = (float(part) for part in text.split(","))
+    except ValueError:
+        raise QueryError(
+            f"--box is x0,y0,x1,y1 as fractions of the frame, for example .1,.2,.4,.6; got {text!r}"
+        ) from None
+    return x0, y0, x1, y1
+
+
 def describe(prediction: Any) -> str:
     """One line: sentence, span, first and last box, confidence; or why there is none."""
     head = f"{prediction.query}: "
@@ -72,6 +100,8 @@ def describe(prediction: Any) -> str:
     tube = prediction.tube
     if tube is None:
         return f"{head}not in this video{sure}"
+    if tube.label and tube.label != prediction.query:  # the answer is a text: elc, tr, reg, dgc
+        head = f"{tube.label}: "
     line = f"{head}{tube.span.start_s:.2f}-{tube.span.end_s:.2f} s{sure}"
     if len(tube):
         corners = [" ".join(f"{v:.3f}" for v in tube.boxes_xyxy[k]) for k in (0, -1)]

@@ -28,6 +28,7 @@ class PackerConfig:
     width, heads: of the window attention.
     space: patches per side of a window of the first block; fast: of the fast block; time: frames per window of
         the slow block.
+    kind: "attention" (paper), or "average": the mean of every window, for comparisons.
     """
 
     width: int = 1024
@@ -35,10 +36,13 @@ class PackerConfig:
     space: int = 3
     fast: int = 3
     time: int = 5
+    kind: str = "attention"
 
     def __post_init__(self) -> None:
         if min(self.width, self.heads, self.space, self.fast, self.time) < 1:
             raise ModelError(f"every setting of the packer is at least 1, got {asdict(self)}")
+        if self.kind not in ("attention", "average"):
+            raise ModelError(f"packer.kind is attention or average, got {self.kind!r}")
         if self.width % self.heads:
             raise ModelError(f"packer.width {self.width} is not a multiple of packer.heads {self.heads}")
 
@@ -52,6 +56,7 @@ class LlavaSTConfig:
     frames: how many frames are sampled from a video. `official` takes exactly these; the other modes any number.
     motion_layers: visual tokens read the frames before and after, between the first block of the packer and the
         other two (our addition; 0 in the paper).
+    inject: add the coordinate embeddings to the visual features (paper); False only for comparisons.
     pack_images: images go through the packer's first and slow block instead of straight to the language model.
     prompts: "official" wordings or our "brief" ones, for models with a small vocabulary.
     repetition_penalty: what generation uses by default; the release inherits one from its base, see the report of
@@ -69,6 +74,7 @@ class LlavaSTConfig:
     repetition_penalty: float = 1.0
     domain: str = ""
     packer: PackerConfig = field(default_factory=PackerConfig)
+    inject: bool = True
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:

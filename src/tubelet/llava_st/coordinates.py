@@ -55,9 +55,9 @@ def nearest_anchor(value: float, bins: int = BINS) -> int:
 
 def clipped(value: Any) -> float:
     """A fraction, clipped to [0, 1]. DataError for what is not a finite number."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise DataError(f"a coordinate is a finite number, a fraction in [0, 1], got {value!r}")
-    return min(max(float(value), 0.0), 1.0)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -math.inf < value < math.inf:
+        raise DataError(f"a coordinate is a finite number, a fraction in [0, 1], got {value!r:.40}")
+    return float(min(max(value, 0.0), 1.0))
 
 
 def position_to_bins(value: Any, bins: int = BINS) -> tuple[int, int, float]:

@@ -41,7 +41,9 @@ from tubelet.errors import ModelError, QueryError, TubeletError
 from tubelet.frames import Clip, FrameGrid
 from tubelet.llava_st.answers import parse_answer
 from tubelet.llava_st.asking import (
+    IMAGE_TASKS,
     SENTENCE_TASKS,
+    VIDEO_TASKS,
     Asking,
     Job,
     check_task,
@@ -99,6 +101,8 @@ def load_grounder(folder: Path, name: str, revision: str, dtype: Any, device: st
 
 class LlavaSTGrounder:
     """A loaded LLaVA-ST. Not thread-safe; its states are immutable and may be kept and reused."""
+
+    tasks = (*VIDEO_TASKS, *IMAGE_TASKS)
 
     def __init__(self, bundle: Bundle, name: str, revision: str = "", domain: Domain | None = None) -> None:
         bundle.model.eval()

@@ -231,7 +231,8 @@ class LlavaST(nn.Module):  # type: ignore[misc]
 
     def _placed(self, pixels: torch.Tensor, offsets: GridOffsets) -> torch.Tensor:
         """(T, 3, S, S) -> (T, grid, grid, C) with coordinate embeddings."""
-        return add_to_grid(self.projector(self.tower(pixels)), offsets)
+        features: torch.Tensor = self.projector(self.tower(pixels))
+        return add_to_grid(features, offsets) if self.config.inject else features
 
     # --- prompts ---------------------------------------------------------------------------------
 

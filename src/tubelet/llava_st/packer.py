@@ -17,6 +17,8 @@ scaled_dot_product_attention per window. The keys' bias adds the same to all sco
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -102,6 +104,21 @@ class PackerBlock(nn.Module):  # type: ignore[misc]
         return torch.einsum("bhe,hde->bhd", heard, to_value).reshape(n, width) + value_bias
 
 
+class AverageBlock(nn.Module):  # type: ignore[misc]
+    """(T, H, W, dim) -> the mean of every window: what the packer is compared with. It learns nothing."""
+
+    def __init__(self, dim: int, width: int, heads: int, window: Window) -> None:
+        super().__init__()
+        self.window = window
+
+    def forward(self, tokens: torch.Tensor, chunk: int | None = None) -> torch.Tensor:
+        """chunk: as in `PackerBlock`; nothing here needs it."""
+        size = packed_size((tokens.shape[0], tokens.shape[1], tokens.shape[2]), self.window)
+        cut, keep = windows(tokens, self.window)  # (B, S, dim)
+        count = torch.full((len(cut), 1), cut.shape[1]) if keep is None else keep.sum(1, keepdim=True)
+        return (cut.sum(1) / count.to(cut)).view(*size, -1)
+
+
 class Packer(nn.Module):  # type: ignore[misc]
     """The three blocks: `space` first, then `slow` and `fast` side by side on its output."""
 
@@ -109,9 +126,10 @@ class Packer(nn.Module):  # type: ignore[misc]
         super().__init__()
         self.config = config
         sizes = (dim, config.width, config.heads)
-        self.space = PackerBlock(*sizes, window=(1, config.space, config.space))
-        self.slow = PackerBlock(*sizes, window=(config.time, 1, 1))
-        self.fast = PackerBlock(*sizes, window=(1, config.fast, config.fast))
+        block: Any = AverageBlock if config.kind == "average" else PackerBlock
+        self.space = block(*sizes, window=(1, config.space, config.space))
+        self.slow = block(*sizes, window=(config.time, 1, 1))
+        self.fast = block(*sizes, window=(1, config.fast, config.fast))
 
     def slow_tokens(self, frames: int, rows: int, columns: int) -> int:
         t, h, w = self._base(frames, rows, columns)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tubelet.benchmarks.run_folder import Run, read_run
 from tubelet.benchmarks.run_score import RunScores, score_run
+from tubelet.benchmarks.world_run import is_world_run, read_world_run
 from tubelet.errors import DataError
 from tubelet.metrics.bootstrap import Interval, paired_difference
 
@@ -21,10 +22,16 @@ class Scored:
 
 
 def collect(folders: Sequence[Path | str], protocol: str | None = None) -> tuple[Scored, ...]:
-    """Read and score run folders. DataError: none given, no predictions, or runs on different queries."""
+    """Read and score run folders, those of the toy-world benchmark too.
+
+    DataError: none given, no predictions, or runs on different queries.
+    """
     if not folders:
         raise DataError("a report needs at least one run folder, none was given")
-    runs = [read_run(folder, unfinished=True) for folder in folders]
+    runs = [
+        read_world_run(folder) if is_world_run(folder) else read_run(folder, unfinished=True)
+        for folder in folders
+    ]
     for run in runs:
         if not run.lines:
             raise DataError(f"{run.folder} has no predictions: run the evaluation first")
