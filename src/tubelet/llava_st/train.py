@@ -29,6 +29,7 @@ from tubelet.llava_st.batch import Batch, collate
 from tubelet.llava_st.checkpoint import Bundle, load_llava_st, save_llava_st
 from tubelet.llava_st.config import LlavaSTConfig
 from tubelet.llava_st.grow import fill_tables, grow
+from tubelet.llava_st.item_batch import ItemBatch, encode_items, item_stream
 from tubelet.llava_st.loss import soft_label_loss, soft_labels
 from tubelet.llava_st.model import LlavaST
 from tubelet.model_folder import read_json
@@ -37,7 +38,7 @@ from tubelet.spacevllm.calibrate import world_domain
 from tubelet.spacevllm.dense import doing_loss, seen_loss
 from tubelet.spacevllm.domain import save_domain
 from tubelet.spacevllm.loss import edge_loss, middle_loss, pointing_loss, total_loss
-from tubelet.training.loop import Job
+from tubelet.training.loop import STAGE_OFFSET, Job
 from tubelet.training.lora import add_lora, merged
 from tubelet.training.recipe import Recipe, Stage
 from tubelet.training.samples import world_batch
@@ -54,9 +55,14 @@ class Learner(nn.Module):  # type: ignore[misc]
         self.model = model
         self.auxiliary = Auxiliary(model.llm.config.hidden_size, auxiliary)
 
-    def forward(self, batch: Batch, pixels: torch.Tensor, reduction: str, dense_only: bool) -> dict[str, Any]:
-        """The parts of the loss. pixels: normalised (B, T, 3, S, S)."""
+    def forward(
+        self, batch: Batch | ItemBatch, pixels: torch.Tensor | None, reduction: str, dense_only: bool
+    ) -> dict[str, Any]:
+        """The parts of the loss. pixels: normalised (B, T, 3, S, S); those of items are in the batch."""
         model, heads = self.model, self.auxiliary
+        if isinstance(batch, ItemBatch):
+            return {"text": self._conversations(batch, reduction)}
+        assert pixels is not None
         visuals, base = model.encode_batch(pixels, batch.positions)
         parts: dict[str, Any] = {}
         if batch.dense is not None:
@@ -85,6 +91,13 @@ class Learner(nn.Module):  # type: ignore[misc]
             parts["named"] = pointing_loss(named, truth, question, frame // window)
         return parts
 
+    def _conversations(self, batch: ItemBatch, reduction: str) -> torch.Tensor:
+        model = self.model
+        visuals = encode_items(model, batch)
+        hidden = model(batch.ids, visuals, batch.variables, batch.mask.long())
+        labels = soft_labels(batch.ids, batch.labels, batch.variables, model.words)
+        return soft_label_loss(hidden, model.trained_head(), labels, reduction)
+
     def _slow(self, hidden: torch.Tensor, first: torch.Tensor, frames: int, steps: int) -> torch.Tensor:
         """(B, steps, K, C) states of the slow tokens (of the image's, for images)."""
         counts = self.model.counts(None if frames == 1 else frames)
@@ -109,12 +122,25 @@ def make_job(recipe: Recipe) -> Job:
     learner = Learner(bundle.model, recipe.auxiliary).train()
     _load_heads(learner.auxiliary, find_model(recipe.start))
 
-    def make_batch(stage: Stage, k: int) -> Batch:
+    streams: dict[str, Any] = {}
+
+    def make_batch(stage: Stage, k: int) -> Batch | ItemBatch:
+        if stage.items is not None:
+            if stage.name not in streams:
+                streams[stage.name] = item_stream(stage.items, bundle.model, bundle.tokenizer, recipe.seed)
+            batch: ItemBatch = streams[stage.name](k % STAGE_OFFSET)
+            return batch
         weights = np.array(stage.data_weights or [1.0] * len(stage.data))
         which = int(np.random.default_rng([k, 23]).choice(len(stage.data), p=weights / weights.sum()))
         return collate(world_batch(stage.data[which], k), bundle.model, bundle.tokenizer, recipe.max_boxes)
 
-    def loss(model: nn.Module, batch: Batch, stage: Stage) -> tuple[torch.Tensor, dict[str, Any], int]:
+    def loss(
+        model: nn.Module, batch: Batch | ItemBatch, stage: Stage
+    ) -> tuple[torch.Tensor, dict[str, Any], int]:
+        if isinstance(batch, ItemBatch):
+            visuals = [normalise(p, bundle.pixel_mean, bundle.pixel_std) for p in batch.pixels]
+            parts = model(replace(batch, pixels=tuple(visuals)), None, recipe.reduction, False)
+            return parts["text"], {"loss": parts["text"], **parts}, batch.n_questions
         pixels = normalise(batch.pixels.flatten(0, 1), bundle.pixel_mean, bundle.pixel_std)
         pixels = pixels.unflatten(0, batch.pixels.shape[:2])
         parts = model(batch, pixels, recipe.reduction, stage.train == "motion")
@@ -124,7 +150,7 @@ def make_job(recipe: Recipe) -> Job:
     def save(folder: Path) -> None:
         with merged(bundle.model):
             save_llava_st(replace(bundle, trained=True), folder, getattr(torch, recipe.save_dtype))
-        if bundle.config.domain:
+        if bundle.config.domain and recipe.stages[-1].data:
             save_domain(world_domain(recipe.stages[-1].data), folder)
         heads = {name: tensor.contiguous() for name, tensor in learner.auxiliary.state_dict().items()}
         if heads:

@@ -63,9 +63,33 @@ class LoraSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ItemList:
+    """Training data in files (llava-st): `path` of a mixing list (docs/st-align.md); batch: conversations per batch.
+
+    supervise: "official" (turn marks and line breaks are learnt, too) or "answers". broken_share: more unusable
+    samples than this stop the run.
+    """
+
+    path: str
+    batch: int = 2
+    supervise: str = "official"
+    broken_share: float = 0.02
+
+    def __post_init__(self) -> None:
+        if self.batch < 1 or not 0 <= self.broken_share <= 1:
+            raise RecipeError(
+                "items.batch is at least 1 and items.broken_share a fraction, "
+                f"got {self.batch} and {self.broken_share:g}"
+            )
+        if self.supervise not in ("official", "answers"):
+            raise RecipeError(f"items.supervise is official or answers, got {self.supervise!r}")
+
+
+@dataclass(frozen=True, slots=True)
 class Stage:
     """
-    steps: optimiser steps, each of `accumulate` batches; data: mixes, one drawn per batch with its weight;
+    steps: optimiser steps, each of `accumulate` batches; data: mixes, one drawn per batch with its weight; or
+    items: files;
     train: which parameters learn: "all", "decoder" (queries and decoder), or, from dense labels alone, "vision"
     (the vision tower and its projector), "motion" (the motion layers behind
     them) or "trunk" (the LLM behind those, and how the decoder looks at its visual tokens). Of a LLaVA-ST:
@@ -74,7 +98,8 @@ class Stage:
 
     name: str
     steps: int
-    data: tuple[WorldMix, ...]
+    data: tuple[WorldMix, ...] = ()
+    items: ItemList | None = None
     data_weights: tuple[float, ...] = ()
     optimiser: Optimiser = field(default_factory=Optimiser)
     losses: LossWeights = field(default_factory=LossWeights)
@@ -84,8 +109,10 @@ class Stage:
     def __post_init__(self) -> None:
         if self.steps < 1 or self.accumulate < 1:
             raise RecipeError(f"stage {self.name}: steps and accumulate must be at least 1")
-        if not self.data:
-            raise RecipeError(f"stage {self.name}: data is empty")
+        if bool(self.data) == (self.items is not None):
+            raise RecipeError(
+                f"stage {self.name}: data is empty; a stage learns from data or from items, one of them"
+            )
         if self.data_weights and len(self.data_weights) != len(self.data):
             raise RecipeError(f"stage {self.name}: data_weights needs one weight per data mix")
         if self.data_weights and (min(self.data_weights) < 0 or sum(self.data_weights) <= 0):
