@@ -11,6 +11,7 @@ import pytest
 
 from tubelet.benchmarks.world_qa import evaluate_world_qa
 from tubelet.errors import QueryError, VideoError
+from tubelet.metrics.words import answer_score
 from tubelet.world.files import read_annotations
 
 

@@ -332,6 +332,25 @@ def test_it_learns_where_a_thing_is(bundle: Any, base: Any) -> None:
     assert losses[0] > 3 and losses[-1] < 0.6 * losses[0]
 
 
+def test_checkpointed_layers_have_the_same_gradients(bundle: Any) -> None:
+    """Recomputed layers change memory, not numbers."""
+    learner = Learner(bundle.model, AuxiliaryConfig(middle=2)).train()
+    choose_parameters(learner, "all")
+    batch = collate(world_batch(VIDEO, 2), bundle.model, bundle.tokenizer)
+
+    def gradients() -> dict[str, torch.Tensor]:
+        learner.zero_grad()
+        learner(batch, pixels_of(batch), "mean", False)["text"].backward()
+        return {n: p.grad.clone() for n, p in learner.named_parameters() if p.grad is not None}
+
+    plain = gradients()
+    bundle.model.llm.gradient_checkpointing_enable({"use_reentrant": False})
+    again = gradients()
+    assert plain.keys() == again.keys() and len(plain) > 50
+    for name, gradient in plain.items():
+        torch.testing.assert_close(again[name], gradient, atol=1e-5, rtol=1e-3)
+
+
 def test_tables_appear_once(bundle: Any, base: Any) -> None:
     empty = grow(base.model.base, base.tokenizer, SETTINGS, tables=False)
     first = empty.config.vocabulary

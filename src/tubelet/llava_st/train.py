@@ -115,6 +115,8 @@ def make_job(recipe: Recipe) -> Job:
     adapts = kinds & {"coordinates", "tasks"}
     if adapts and recipe.lora.rank:
         add_lora(bundle.model.llm.model, recipe.lora)
+    if recipe.gradient_checkpointing:
+        bundle.model.llm.gradient_checkpointing_enable({"use_reentrant": False})
     if kinds != {"content"}:
         fill_tables(
             bundle.model, recipe.seed

@@ -48,8 +48,13 @@ class Match(nn.Module):  # type: ignore[misc]
         )
 
 
-def clock_loss(logits: torch.Tensor, times_s: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of the digits of N frames' times, said by each of their K tokens: logits (N, K, 30)."""
+def clock_loss(logits: torch.Tensor, times_s: torch.Tensor | None) -> torch.Tensor:
+    """Cross-entropy of the digits of N frames' times, said by each of their K tokens: logits (N, K, 30).
+
+    0 for images, which have no time; still a function of the logits, as processes that share gradients expect.
+    """
+    if times_s is None:
+        return logits.sum() * 0.0
     tenths = (times_s * 10).round().long().clamp(0, 999)
     digits = torch.stack([tenths // 100, tenths // 10 % 10, tenths % 10], dim=-1)  # (N, 3)
     digits = digits[:, None].expand(-1, logits.shape[1], -1)

@@ -110,7 +110,7 @@ class SpaceVLLM(nn.Module):  # type: ignore[misc]
         """
         parts = []
         for piece in pixels.split(chunk or len(pixels)):
-            features = self.base.model.get_video_features(pixel_values_videos=piece[None], return_dict=True)
+            features = self.base.model.get_video_features(piece[None], return_dict=True)
             pooled = features.pooler_output[0, :-1]  # the last row is the base's newline embedding
             parts.append(pooled.view(len(piece), self.tokens_per_frame, -1))
         return torch.cat(parts)

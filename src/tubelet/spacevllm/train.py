@@ -58,6 +58,8 @@ def make_job(recipe: Recipe) -> Job:
         if recipe.spacevllm not in (SpaceVLLMConfig(), bundle.model.config):
             bundle = with_settings(bundle, recipe.spacevllm)
     bundle.model.train()
+    if recipe.gradient_checkpointing:
+        bundle.model.base.model.language_model.gradient_checkpointing_enable({"use_reentrant": False})
 
     def make_batch(stage: Stage, k: int) -> Batch:
         weights = np.array(stage.data_weights or [1.0] * len(stage.data))
@@ -78,8 +80,7 @@ def make_job(recipe: Recipe) -> Job:
             parts["named"] = pointing_loss(
                 out.named_logits, batch.truth, packed.answer_question[told], packed.answer_frame[told]
             )
-            if batch.times_s is not None:
-                parts["clock"] = clock_loss(out.clock_logits, batch.times_s)
+            parts["clock"] = clock_loss(out.clock_logits, batch.times_s)
         if batch.dense is not None and out.seen_logits is not None:
             parts["seen"] = seen_loss(out.seen_logits, bundle.model.config.dense_attributes, batch.dense)
         if batch.dense is not None and out.doing_logits is not None:

@@ -1,0 +1,139 @@
+"""Proposals: tracks of what is in a video, from which a method can choose.
+
+    from tubelet.proposals import propose_tracks
+    tracks = propose_tracks("motion", tubelet.open_video("clip.mp4"))
+    tracks = propose_tracks("grounding-dino-sam2", video, ["person"], cache="~/.cache/tracks")
+
+Every provider is a function in a module of its own; `propose_tracks` chooses one by name, checks its settings, hashes
+the video, keeps the result. docs/proposals.md says which provider to use when.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from tubelet.config_io import from_dict, to_dict
+from tubelet.errors import ModelError, QueryError
+from tubelet.frames import Clip, FrameGrid
+from tubelet.proposals.rle import Rle
+from tubelet.proposals.source import DEFAULT_FPS, Source, make_source
+from tubelet.proposals.store import cached, load_tracks, save_tracks, video_hash
+from tubelet.proposals.track import Track, Tracks, clip_boxes, fill_gaps, resample, to_tube
+from tubelet.video import Video, open_video
+
+__all__ = [
+    "PROVIDERS",
+    "Rle",
+    "Source",
+    "Track",
+    "Tracks",
+    "clip_boxes",
+    "fill_gaps",
+    "load_tracks",
+    "make_source",
+    "propose_tracks",
+    "resample",
+    "save_tracks",
+    "to_tube",
+    "video_hash",
+]
+
+# name -> module, function, settings
+_WHERE = {
+    "motion": ("motion", "propose_motion", "MotionSettings"),
+    "grounding-dino-sam2": (
+        "grounding_dino_sam2",
+        "propose_grounding_dino_sam2",
+        "GroundingDinoSam2Settings",
+    ),
+    "sam3": ("sam3", "propose_sam3", "Sam3Settings"),
+    "owlv2": ("owlv2", "propose_owlv2", "Owlv2Settings"),
+    "files": ("files", "propose_files", "FilesSettings"),
+    "world-truth": ("world_truth", "propose_world_truth", "WorldTruthSettings"),
+}
+PROVIDERS = tuple(_WHERE)
+"""Names for `propose_tracks`."""
+
+
+def propose_tracks(
+    name: str,
+    source: Clip | Video | str | Path,
+    phrases: str | Sequence[str] | None = None,
+    *,
+    grid: FrameGrid | None = None,
+    fps: float = DEFAULT_FPS,
+    source_hash: str | None = None,
+    cache: str | Path | None = None,
+    **settings: Any,
+) -> Tracks:
+    """Tracks of a clip or a video by the provider `name` (one of PROVIDERS).
+
+    Args:
+        source: a clip (its own frames), a video or its path (the frames of `grid`, by default `fps` per second).
+        phrases: what to look for; needed by grounding-dino-sam2, sam3 and owlv2, ignored by the others.
+        source_hash: hash to give the tracks, where a clip's video is known (default: `video_hash(source)`).
+        cache: folder in which results are kept by video hash, provider, phrases, settings and grid.
+        settings: fields of the provider's settings class.
+
+    Raises ModelError for an unknown provider or model, RecipeError for settings it does not have, QueryError for
+    missing phrases, DataError for files that do not fit the video, VideoError for videos that cannot be read.
+    """
+    if name not in _WHERE:
+        raise ModelError(f"there is no proposal provider {name!r}; providers are {', '.join(PROVIDERS)}")
+    module_name, function_name, class_name = _WHERE[name]
+    module = import_module(f"tubelet.proposals.{module_name}")
+    chosen = from_dict(getattr(module, class_name), settings, "")
+    if isinstance(source, str | Path):
+        source = open_video(source)
+    looked_at = make_source(source, grid, fps)
+    asked = _phrases(phrases)
+    of_video = source_hash if source_hash is not None else video_hash(source)
+    if name == "files" and (made_from := module.hash_of_file(chosen)) is not None:
+        Tracks(looked_at.grid, video_hash=made_from, provider=f"the file {chosen.path}").check_hash(of_video)
+    plain = to_dict(chosen)
+
+    def make() -> Tracks:
+        tracks, notes, n_clipped = getattr(module, function_name)(looked_at, asked, chosen)
+        return Tracks(
+            looked_at.grid,
+            tuple(tracks),
+            video_hash=of_video,
+            provider=name,
+            settings={"phrases": list(asked), **plain},
+            n_clipped=n_clipped,
+            notes=tuple(notes),
+        )
+
+    if cache is None or name in ("files", "world-truth"):  # as quick to make as to read
+        return make()
+    key = {
+        "video": of_video,
+        "provider": name,
+        "phrases": list(asked),
+        "settings": {k: v for k, v in plain.items() if k != "device"},
+        "models": _revisions(plain),
+        "grid": looked_at.grid.to_dict(),
+    }
+    return cached(Path(cache).expanduser(), key, make)
+
+
+def _phrases(phrases: str | Sequence[str] | None) -> tuple[str, ...]:
+    given = (phrases,) if isinstance(phrases, str) else tuple(phrases or ())
+    if not all(isinstance(phrase, str) for phrase in given):
+        raise QueryError(f"phrases are texts, got {given!r:.80}")
+    return given
+
+
+def _revisions(plain: dict[str, Any]) -> dict[str, str]:
+    """Revisions of the models in folders: a folder that changes gives other tracks. Hub ids stand for themselves."""
+    from tubelet.grounder import revision_of
+
+    found = {}
+    for key in ("model", "detector", "tracker"):
+        folder = Path(str(plain.get(key, ""))).expanduser()
+        if plain.get(key) and (folder / "config.json").is_file():
+            found[key] = revision_of(folder)
+    return found

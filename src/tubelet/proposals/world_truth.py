@@ -1,0 +1,38 @@
+"""The toy world's true tracks as proposals: for studies of everything that comes after proposals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tubelet.frames import FrameGrid
+from tubelet.proposals.source import Source
+from tubelet.proposals.track import Track
+from tubelet.world import Scene, make_scene
+
+
+@dataclass(frozen=True, slots=True)
+class WorldTruthSettings:
+    """Which scene the video shows: as in `world.make_scene`. The `scene.seed` of an annotation has them too."""
+
+    split: str
+    seed: int
+    index: int
+
+
+def propose_world_truth(
+    source: Source, phrases: Sequence[str], settings: WorldTruthSettings
+) -> tuple[list[Track], list[str], int]:
+    """One track per actor that is ever visible on the source's grid. Phrases are ignored."""
+    return tracks_of_scene(make_scene(settings.split, settings.seed, settings.index), source.grid), [], 0
+
+
+def tracks_of_scene(scene: Scene, grid: FrameGrid) -> list[Track]:
+    """The true track of every actor that is visible on the grid; its number is the actor's place in the scene."""
+    boxes, visible = scene.boxes_at(grid.times_s)
+    seen = visible & (boxes[..., 2] > boxes[..., 0]) & (boxes[..., 3] > boxes[..., 1])
+    return [
+        Track(number, boxes[number], seen[number], score=1.0, label=f"{actor.colour} {actor.shape}")
+        for number, actor in enumerate(scene.actors)
+        if seen[number].any()
+    ]

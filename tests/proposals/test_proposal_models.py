@@ -1,0 +1,180 @@
+"""Providers on transformers' classes: tiny random checkpoints in the hub's layout through the real loading code."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny_detectors import write_grounding_dino, write_owlv2, write_sam2, write_sam3
+
+from tubelet.errors import ModelError, QueryError
+from tubelet.frames import Clip, FrameGrid
+from tubelet.proposals import Tracks, propose_tracks
+from tubelet.proposals import hub as hub_module
+from tubelet.proposals.grounding_dino_sam2 import phrase_of
+from tubelet.proposals.rle import box_of, decode
+
+FRAMES = 7
+
+
+@pytest.fixture(scope="module")
+def clip() -> Clip:
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 80, (FRAMES, 48, 64, 3)).astype(np.uint8)
+    for row in range(FRAMES):
+        pixels[row, 10:30, 5 + 4 * row : 25 + 4 * row] = (220, 30, 30)
+    grid = FrameGrid(np.arange(FRAMES), np.arange(FRAMES) / 4, 4, 2.0, 64, 48)  # type: ignore[arg-type]
+    return Clip(pixels, grid)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    writers = {"owlv2": write_owlv2, "dino": write_grounding_dino, "sam2": write_sam2, "sam3": write_sam3}
+    made: dict[str, str] = {}
+
+    def folder(name: str) -> str:
+        if name not in made:
+            made[name] = str(writers[name](tmp_path_factory.mktemp(name)))
+        return made[name]
+
+    return folder
+
+
+def dino_sam2(folders: Callable[[str], str], clip: Clip, **settings: Any) -> Tracks:
+    chosen = {"box_threshold": 0.0, "text_threshold": 0.0, "every": 3, "max_objects": 3} | settings
+    return propose_tracks(
+        "grounding-dino-sam2",
+        clip,
+        ["Red circle.", "dog"],
+        detector=folders("dino"),
+        tracker=folders("sam2"),
+        **chosen,
+    )
+
+
+def check_masks(tracks: Tracks) -> None:
+    for track in tracks:
+        assert track.masks is not None
+        for row in track.rows:
+            mask = track.masks[row]
+            assert mask is not None
+            np.testing.assert_allclose(box_of(decode(mask)), track.boxes_xyxy[row])
+
+
+def test_owlv2_loads_and_finds(folders: Callable[[str], str], clip: Clip) -> None:
+    tracks = propose_tracks(
+        "owlv2",
+        clip,
+        ["red circle", "dog"],
+        model=folders("owlv2"),
+        threshold=0.0,
+        min_iou=0.1,
+        min_seen=1,
+        every=2,
+    )
+    assert len(tracks) > 0 and tracks.provider == "owlv2"
+    assert {t.label for t in tracks} <= {"red circle", "dog"}
+    none = propose_tracks("owlv2", clip, "dog", model=folders("owlv2"), threshold=0.999)
+    assert len(none) == 0 and none.notes == ()
+
+
+def test_grounding_dino_and_sam2_load_and_follow(folders: Callable[[str], str], clip: Clip) -> None:
+    tracks = dino_sam2(folders, clip, min_seen=1)
+    assert tracks.notes == () and len(tracks.grid) == FRAMES
+    assert any(len(t.rows) > 4 for t in tracks)  # carried from one window of 3 frames to the next
+    assert {t.label for t in tracks} <= {"red circle", "dog"}
+    check_masks(tracks)
+
+
+def test_sam3_loads_and_follows_in_windows(folders: Callable[[str], str], clip: Clip) -> None:
+    tracks = propose_tracks("sam3", clip, ["red circle", "dog"], model=folders("sam3"), window=3, min_seen=1)
+    assert tracks.notes == () and len(tracks) > 0
+    assert {t.label for t in tracks} == {"red circle", "dog"}
+    check_masks(tracks)
+
+
+def test_sessions_are_bounded(
+    folders: Callable[[str], str], clip: Clip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tubelet.proposals import grounding_dino_sam2 as module
+
+    lengths: list[int] = []
+    follow = module._follow
+
+    def watched(part: Any, window: Any, *rest: Any) -> Any:
+        lengths.append(len(window))
+        return follow(part, window, *rest)
+
+    monkeypatch.setattr(module, "_follow", watched)
+    dino_sam2(folders, clip)
+    assert lengths and max(lengths) == 4  # every = 3, and the shared frame
+
+
+def test_a_frame_that_crashes_is_noted_and_the_rest_is_found(
+    folders: Callable[[str], str], clip: Clip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = hub_module.load(folders("owlv2"), ("Owlv2Processor", "Owlv2ForObjectDetection"), ("owlv2",), None)
+    calls: list[int] = []
+    forward = part.model.forward
+
+    def broken(*args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 2:
+            raise RuntimeError("bad frame")
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(part.model, "forward", broken)
+    found = propose_tracks(
+        "owlv2", clip, "dog", model=folders("owlv2"), threshold=0.0, min_iou=0.1, min_seen=1
+    )
+    assert len(found) > 0 and "1 of 7 frames" in found.notes[0] and "bad frame" in found.notes[0]
+    monkeypatch.setattr(part.model, "forward", lambda *a, **k: (_ for _ in ()).throw(RuntimeError("always")))
+    with pytest.raises(ModelError, match="failed on 7 of 7"):
+        propose_tracks("owlv2", clip, "dog", model=folders("owlv2"))
+
+
+def test_results_are_cached_by_what_they_depend_on(
+    folders: Callable[[str], str], clip: Clip, tmp_path: Path
+) -> None:
+    def made(**settings: Any) -> int:
+        propose_tracks("owlv2", clip, "dog", model=folders("owlv2"), cache=tmp_path, **settings)
+        return len(list(tmp_path.glob("*.json")))
+
+    assert [made(), made(), made(every=2), made(device="cpu")] == [1, 1, 2, 2]
+
+
+def test_errors_say_what_to_do(
+    folders: Callable[[str], str], clip: Clip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("owlv2", "sam3", "grounding-dino-sam2"):
+        with pytest.raises(QueryError, match="give phrases"):
+            propose_tracks(name, clip)
+    with pytest.raises(ModelError, match=r"'owlv2'.*sam3_video"):
+        propose_tracks("sam3", clip, "dog", model=folders("owlv2"))
+    with pytest.raises(ModelError, match="not an embedded model"):
+        propose_tracks("sam3", clip, "dog", model=str(tmp_path / "none"))
+    import huggingface_hub
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    def offline(*args: Any, **kwargs: Any) -> str:
+        raise OfflineModeIsEnabled("offline")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
+    with pytest.raises(ModelError, match="hub cannot be reached"):
+        propose_tracks("sam3", clip, "dog", model="facebook/sam3")
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "config.json").write_text(json.dumps({"model_type": "owlv2"}))
+    with pytest.raises(ModelError, match="cannot load"):
+        propose_tracks("owlv2", clip, "dog", model=str(broken))
+
+
+def test_words_are_given_to_their_phrase() -> None:
+    phrases = ("red circle", "green circle", "dog")
+    assert phrase_of("red circle", phrases) == "red circle"
+    assert phrase_of("green", phrases) == "green circle"
+    assert phrase_of("dog circle", phrases) == "dog"
