@@ -19,13 +19,16 @@ from tubelet.spacevllm.loss import (
     SpaceTruth,
     box_iou,
     cell_targets,
-    giou,
     edge_loss,
+    giou,
     middle_loss,
+    pointing_loss,
     space_losses,
     text_loss,
     total_loss,
 )
+from tubelet.spacevllm.match import clock_loss
+from tubelet.spacevllm.prompts import seconds, snapped
 from tubelet.training.samples import WorldMix, world_batch
 
 Box = tuple[float, float, float, float]
@@ -294,6 +297,40 @@ def test_edge_loss_asks_for_the_cells_of_the_first_and_the_last_frame() -> None:
     assert float(edge_loss(padding, truth)) == pytest.approx(entropy, rel=1e-4)
 
 
+def test_pointing_loss_asks_for_the_cells_of_the_named_frame() -> None:
+    """Words of question 0 name frame 1, of question 1 frame 2 (where it has no box: that word counts nothing)."""
+    truth = truths(
+        2,
+        3,
+        has_box=torch.tensor([[True, True, True], [True, True, False]]),
+        frame_mask=torch.tensor([[True, True, False], [True, True, True]]),
+    )
+    question, frame = torch.tensor([0, 1]), torch.tensor([1, 2])
+    cells = cell_targets(truth.boxes_cxcywh[0, 1:2], 4)[0].clamp_min(1e-6)
+    cells = cells / cells.sum()
+    logits = torch.full((2, 3, 4), -30.0)
+    logits[0, 1] = cells.log()
+    logits[0, 2] = 1e3  # a frame that is not there
+    entropy = float(-(cells * cells.log()).sum())
+    assert float(pointing_loss(logits, truth, question, frame)) == pytest.approx(entropy, rel=1e-4)
+    assert float(pointing_loss(logits.roll(1, dims=2), truth, question, frame)) > entropy + 0.01
+    nothing = logits.clone().requires_grad_()
+    zero = pointing_loss(nothing, truth, torch.tensor([1, 1]), torch.tensor([2, 2]))
+    zero.backward()
+    assert float(zero.detach()) == 0 and nothing.grad is not None and not nothing.grad.any()
+
+
+def test_clock_loss_reads_the_digits_of_a_time() -> None:
+    logits = torch.full((2, 3, 30), -40.0)
+    for frame, digits in ((0, (0, 3, 4)), (1, (1, 2, 0))):  # 3.42 s is 03.4, 11.98 s is 12.0
+        for place, digit in enumerate(digits):
+            logits[frame, :, 10 * place + digit] = 40.0
+    times = torch.tensor([3.42, 11.98], dtype=torch.float64)
+    assert float(clock_loss(logits, times)) < 1e-6
+    assert float(clock_loss(logits, times.flip(0))) > 10
+    assert float(clock_loss(logits, None)) == 0.0
+
+
 def test_text_loss_is_cross_entropy_of_answer_tokens_only(tiny_bundle: Any) -> None:
     """On real samples: the tokens counted are exactly the answers, each predicted from the token before."""
     bundle = tiny_bundle
@@ -338,3 +375,35 @@ def test_truth_of_a_batch(tiny_bundle: Any) -> None:
         box = batch.truth.boxes_cxcywh[k, :n].double().numpy()
         corners = np.concatenate([box[:, :2] - box[:, 2:] / 2, box[:, :2] + box[:, 2:] / 2], axis=1)
         assert np.allclose(corners, question.boxes_xyxy, atol=1e-6)
+
+
+def test_answer_tokens_know_the_frame_whose_time_they_tell(tiny_bundle: Any) -> None:
+    """Digits of the first time name the first active frame, those of the second the last; nothing else names one."""
+    bundle = tiny_bundle
+    config = replace(bundle.model.config, snap_answers=True)
+    mix = WorldMix(
+        kind="video", batch=3, questions=4, tasks=("stvg", "tvg", "svg"), frames=4, absent_rate=0.3
+    )
+    samples = world_batch(mix, 5)
+    batch = collate(samples, config, bundle.layout, bundle.tokenizer, bundle.model.tokens_per_frame)
+    packed = batch.packed
+    targets = [t for s in samples for t in s.questions]
+    times = [s.times_s for s in samples for _ in s.questions]
+    seen = set()
+    for q, target in enumerate(targets):
+        at = packed.answer_question == q
+        frames, ids = packed.answer_frame[at].tolist(), packed.answer_ids[at].tolist()
+        if target.task == "svg" or not target.present:
+            assert set(frames) == {-1}
+            continue
+        first, last = (round(float(t), 6) for t in snapped(target.span, times[q]))
+        told: dict[int, list[int]] = {}
+        for frame, token in zip(frames, ids, strict=True):
+            told.setdefault(frame, []).append(token)
+        words = {frame: bundle.tokenizer.decode(tokens) for frame, tokens in told.items() if frame >= 0}
+        named = [int(np.abs(times[q] - t).argmin()) for t in (first, last)]
+        assert set(words) == set(named)
+        if named[0] != named[1]:
+            assert [words[f] for f in named] == [seconds(config, t) for t in (first, last)]
+            seen.add(target.task)
+    assert seen

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL = "spacevllm-pico"
 _KINDS = {"tubelet_spacevllm": "SpaceVLLM", "tubelet_llava_st": "LLaVA-ST"}
+_ZERO_SHOT = ("llava_next_video", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl")
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 
 
@@ -82,6 +83,7 @@ def load(
     device: str | None = None,
     dtype: str | None = None,
     config: SpaceVLLMConfig | None = None,
+    method: str | None = None,
 ) -> Grounder:
     """Load a model for inference.
 
@@ -90,6 +92,9 @@ def load(
             starts a new SpaceVLLM with an untrained decoder (`config` sets it up); a base that tubelet trained
             (pico-base) stays the chat model that it is, unless `config` is given. A LLaVA-ST folder, tubelet's or in
             the published layout, becomes a `LlavaSTGrounder`.
+            Other video MLLMs (LLaVA-NeXT-Video, Qwen2-VL, Qwen2.5-VL, Qwen3-VL, InternVL) ground zero-shot.
+        method: None: what the model was made for; "zero-shot": attention over motion proposals, for a LLaVA-OneVision,
+            too (`tubelet.zeroshot.load_zero_shot` has more to choose).
         device: "cpu", "cuda", "cuda:1", ...; default: cuda if there is one.
         dtype: "float32", "bfloat16", "float16"; default: bfloat16 on a GPU, float32 on the CPU.
 
@@ -105,6 +110,16 @@ def load(
     dtype = dtype or ("bfloat16" if device.startswith("cuda") else "float32")
     if dtype not in ("float32", "bfloat16", "float16"):
         raise ModelError(f"dtype is float32, bfloat16 or float16, got {dtype!r}")
+    if method not in (None, "zero-shot"):
+        raise ModelError(f'method is "zero-shot" or left out, got {method!r}')
+    if method or _is_other_mllm(folder):
+        from tubelet.zeroshot.grounder import load_zero_shot
+
+        if config is not None:
+            raise ModelError(
+                f"{model} grounds zero-shot; config sets up a new SpaceVLLM from a LLaVA-OneVision"
+            )
+        return load_zero_shot(model, device=device, dtype=dtype)
     if is_llava_st:
         from tubelet.llava_st.grounder import load_grounder
 
@@ -121,6 +136,15 @@ def load(
     if not bundle.layout.query_tokens and (config is not None or chat_settings(folder) is None):
         bundle = with_queries(bundle, config or SpaceVLLMConfig())
     return SpaceVLLMGrounder(bundle, str(model), revision_of(folder), load_domain(folder))
+
+
+def _is_other_mllm(folder: Path) -> bool:
+    """A video MLLM that is neither a LLaVA-OneVision nor one of our folders."""
+    try:
+        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    except (OSError, ValueError, RecursionError, AttributeError):
+        return False
+    return kind in _ZERO_SHOT
 
 
 def _is_llava_st(folder: Path) -> bool:

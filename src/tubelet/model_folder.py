@@ -160,3 +160,17 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
 def first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return lines[0][:300] if lines else type(error).__name__
+
+
+@contextmanager
+def no_bars() -> Iterator[None]:
+    """transformers draws progress bars for weights even where nobody watches; ours are the only ones."""
+    from transformers.utils import logging
+
+    drawn = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if drawn:
+            logging.enable_progress_bar()

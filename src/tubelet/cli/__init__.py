@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from tubelet.cli import converting, data, evaluating, grounding, reporting, studies, training
+from tubelet.cli import converting, data, evaluating, grounding, reporting, studies, training, zeroshot
 from tubelet.errors import TubeletError
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ data_app = typer.Typer(help="Datasets on disk.", no_args_is_help=True)
 app.add_typer(world_app, name="world")
 app.add_typer(data_app, name="data")
 app.add_typer(studies.ablate_app, name="ablate")
+app.add_typer(zeroshot.study_app, name="study")
 
 app.command()(grounding.ground)
 app.command()(grounding.ask)

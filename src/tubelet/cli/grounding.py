@@ -42,6 +42,16 @@ def ground(
     plot: Annotated[Path | None, typer.Option(help="Write a timeline picture (png or svg).")] = None,
     sheet: Annotated[Path | None, typer.Option(help="Write a contact sheet of the sampled frames.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...; default: cuda if there is one.")] = "",
+    method: Annotated[
+        str,
+        typer.Option(help='"zero-shot": attention of a video MLLM over proposals; its default is pico-base.'),
+    ] = "",
+    proposals: Annotated[
+        str, typer.Option(help="For zero-shot: motion, grounding-dino-sam2, sam3, owlv2.")
+    ] = "motion",
+    quality: Annotated[
+        bool, typer.Option("--quality", help="For zero-shot: tuned prompts and the reversed video.")
+    ] = False,
 ) -> None:
     """When and where is it? One line per sentence on stdout."""
     from tubelet.tube import Span
@@ -62,7 +72,17 @@ def ground(
             )
     from tubelet.grounder import load
 
-    grounder: Any = load(model, device or None)
+    grounder: Any
+    if method == "zero-shot":
+        from tubelet.zeroshot.grounder import load_zero_shot
+
+        grounder = load_zero_shot(
+            "pico-base" if model == "spacevllm-pico" else model, proposals, device=device or None
+        )
+        if quality:
+            grounder.settings = grounder.settings.with_quality()
+    else:
+        grounder = load(model, device or None, method=method or None)
     if extra and "elc" not in getattr(grounder, "tasks", ()):
         raise QueryError(f"{model} takes no box: --box is for the tasks reg and elc of a LLaVA-ST")
     state = grounder.encode(opened)

@@ -1,8 +1,8 @@
 """Training batches from files: items of a mixing list, decoded, as whole conversations.
 
 Batch k is a function of k, the list and the seed: epochs follow each other in new orders, and a resumed run sees what
-an uninterrupted one would have seen. A sample that cannot be used is logged, replaced by the next one that can, and stops
-the run when there are too many of them (`item_samples.Broken`).
+an uninterrupted one would have seen. A sample that cannot be used is logged, replaced by the next one that can, and
+stops the run when there are too many of them (`item_samples.Broken`).
 """
 
 from __future__ import annotations

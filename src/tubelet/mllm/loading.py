@@ -16,7 +16,7 @@ from tubelet.mllm.family import Family
 from tubelet.mllm.internvl import INTERNVL
 from tubelet.mllm.llava import LLAVA_NEXT_VIDEO, LLAVA_ONEVISION
 from tubelet.mllm.qwen_vl import QWEN2_5_VL, QWEN2_VL, QWEN3_VL
-from tubelet.model_folder import first_line, read_json, tensor_report
+from tubelet.model_folder import first_line, no_bars, read_json, tensor_report
 
 if TYPE_CHECKING:
     import torch
@@ -126,9 +126,14 @@ def _network(folder: Path, family: Family, dtype: Any) -> Any:
     from transformers import AutoModelForImageTextToText
 
     try:
-        network, report = AutoModelForImageTextToText.from_pretrained(
-            folder, dtype=dtype, local_files_only=True, output_loading_info=True, attn_implementation="sdpa"
-        )
+        with no_bars():
+            network, report = AutoModelForImageTextToText.from_pretrained(
+                folder,
+                dtype=dtype,
+                local_files_only=True,
+                output_loading_info=True,
+                attn_implementation="sdpa",
+            )
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"cannot load the {family.name} weights of {folder}: {first_line(error)}") from error
     missing = sorted(report["missing_keys"])

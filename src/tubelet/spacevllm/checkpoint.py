@@ -16,8 +16,8 @@ from __future__ import annotations
 import copy
 import json
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -28,7 +28,7 @@ from safetensors.torch import load_file, save_file
 
 from tubelet import __version__
 from tubelet.errors import ModelError
-from tubelet.model_folder import atomic_folder, first_line, read_json, tensor_report
+from tubelet.model_folder import atomic_folder, first_line, no_bars, read_json, tensor_report
 from tubelet.pico import VIDEO_TOKEN, init_pico_vision, pico_config, pico_tokenizer
 from tubelet.spacevllm.config import SpaceVLLMConfig
 from tubelet.spacevllm.model import SpaceVLLM
@@ -162,7 +162,7 @@ def _load_base(
     from transformers import LlavaOnevisionForConditionalGeneration
 
     try:
-        with _no_bars():
+        with no_bars():
             base, info = LlavaOnevisionForConditionalGeneration.from_pretrained(
                 str(folder),
                 dtype=dtype,
@@ -365,20 +365,6 @@ def _saved_state(model: SpaceVLLM) -> dict[str, torch.Tensor]:
     """Names to write: a tied head is left out."""
     tied = _tied_names(model.base, "base.")
     return {name: tensor for name, tensor in model.state_dict().items() if name not in tied}
-
-
-@contextmanager
-def _no_bars() -> Iterator[None]:
-    """transformers draws progress bars for weights even where nobody watches; ours are the only ones."""
-    from transformers.utils import logging
-
-    drawn = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if drawn:
-            logging.enable_progress_bar()
 
 
 def _processor(bundle: Bundle) -> Any:

@@ -132,7 +132,8 @@ class Recipe:
     model: "pico-base" (a chat model in the stock layout), "spacevllm" or "llava-st".
     start: "" for random weights at pico size, or a model name, folder or hub id to grow from.
     out: run folder (checkpoints, log, final model). precision: "fp32" or "bf16"; save_dtype: of the final
-    model. gradient_checkpointing: recompute the language model's layers in the backward pass, to save memory. workers: data processes.
+    model. gradient_checkpointing: recompute the language model's layers in the backward pass, to save memory.
+    workers: data processes.
     lora: adapters of the language model, merged when the run ends (llava-st).
     auxiliary, max_boxes, reduction: of a llava-st: training-only heads, boxes that an answer lists, and how the loss
         of samples is joined: "mean", or "official_sum" as published.

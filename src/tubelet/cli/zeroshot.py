@@ -1,0 +1,57 @@
+"""Commands about the zero-shot method: study."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tubelet.cli.common import make_folder, progress
+
+study_app = typer.Typer(help="What the parts of a method bring.", no_args_is_help=True)
+
+
+@study_app.callback()
+def _studies() -> None:
+    """Keeps `zero-shot` a command of its own, also while it is the only one."""
+
+
+@study_app.command("zero-shot")
+def study_zero_shot(
+    out: Annotated[Path, typer.Option(help="Folder for study.json.")],
+    model: Annotated[str, typer.Option("--model", "-m", help="A video MLLM.")] = "pico-base",
+    n: Annotated[int, typer.Option(help="Queries, one per toy-world scene.", min=2)] = 300,
+    seed: Annotated[int, typer.Option(help="Of the scenes.")] = 7,
+    layers: Annotated[str, typer.Option(help="FIRST,LAST as a slice, for example -4,-1; default: all.")] = "",
+    question: Annotated[
+        str, typer.Option(help="Wording, with {text} in it; default: the published one.")
+    ] = "",
+    general: Annotated[str, typer.Option(help="The prompt whose attention divides.")] = "",
+    variants: Annotated[list[str] | None, typer.Option("--variant", help="Only these; default: all.")] = None,
+) -> None:
+    """Random track, mean of tokens, token identification, tunings, reversed video: on true tracks of the toy world."""
+    from tubelet.errors import QueryError
+    from tubelet.zeroshot.grounder import load_zero_shot
+    from tubelet.zeroshot.settings import ZeroShotSettings
+    from tubelet.zeroshot.study import VARIANTS, study
+
+    chosen = None
+    if layers:
+        try:
+            first, last = (int(part) for part in layers.split(","))
+        except ValueError:
+            raise QueryError(f"--layers is FIRST,LAST, for example -4,-1; got {layers!r}") from None
+        chosen = (first, last)
+    settings = ZeroShotSettings(layers=chosen)
+    settings = replace(settings, question=question or settings.question, general=general or settings.general)
+    grounder = load_zero_shot(model, settings=settings)
+    make_folder(out)
+    with progress("asking") as step:
+        result = study(grounder, n, seed, tuple(variants or VARIANTS), out, step)
+    names = list(next(iter(result.rows.values())))
+    typer.echo(f"{'':16}" + "".join(f"{name:>24}" for name in names) + f"{'failed':>8}")
+    for variant, row in result.rows.items():
+        cells = "".join(f"{row[name]!s:>24}" for name in names)
+        typer.echo(f"{variant:16}{cells}{result.failed[variant]:8}")

@@ -1,0 +1,126 @@
+"""The method on one video and one sentence: read maps, tune prompts if asked to, choose a track and an interval.
+
+    cheap     one forward: the question and the general prompt, rows of the candidate tokens
+    spatial   a prompt tuned on "is there <attribute>?", then the map that chooses the track
+    assemble  the same on the reversed video; maps are added
+    temporal  a prompt tuned on "is there <action>?", then the map that scores the chosen track's frames
+
+Tuning and reading share the same forward of all questions (packed), no word is decoded, and no map of all tokens
+exists.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tubelet.errors import QueryError
+from tubelet.mllm.parts import Mllm, Prefix, RowSpec, VisualTokens
+from tubelet.zeroshot.decompose import SubQueries, question_of
+from tubelet.zeroshot.intervals import interval
+from tubelet.zeroshot.maps import assemble, choose_token, consistency, layer_range
+from tubelet.zeroshot.reattention import gap, tune, yes_no_ids
+from tubelet.zeroshot.scoring import frame_scores, track_scores
+from tubelet.zeroshot.settings import ZeroShotSettings
+
+if TYPE_CHECKING:
+    import torch
+
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What was found: the track's row (None: nothing to choose from), scores per track (P,), frames first..last of
+    the map's steps (both inside), scores per frame (T,) of the track, the token that was read and, with TAS, how alike
+    the two maps were."""
+
+    track: int | None
+    scores: FloatArray
+    first: int
+    last: int
+    frame_scores: FloatArray
+    token: int | None
+    consistency: float | None = None
+
+
+def choose(
+    mllm: Mllm,
+    visual: VisualTokens,
+    prefix: Prefix,
+    weights: FloatArray,
+    sentence: str,
+    parts: SubQueries,
+    settings: ZeroShotSettings,
+) -> Choice:
+    """weights: (P, T, h, w) of the tracks on the map's steps. Raises QueryError for what no model can be asked."""
+    n_steps = visual.grid.n_steps
+    if not len(weights):
+        return Choice(None, np.zeros(0), 0, n_steps - 1, np.zeros(n_steps), None)
+    whole = question_of(sentence, settings.question)
+    attribute = whole if parts.attribute is None else question_of(parts.attribute, settings.question)
+    action = whole if parts.action is None else question_of(parts.action, settings.question)
+    agreement: float | None = None
+    if settings.spatial:
+        read = attribute if settings.read == "sub" else whole
+        space, token = _tuned_map(mllm, visual, attribute, read, settings)
+        if settings.assemble and n_steps > 1:
+            back, _ = _tuned_map(mllm, visual.flipped(), attribute, read, settings)
+            agreement = consistency(space, back)
+            space = assemble(space, back)
+    else:
+        space, token = read_map(mllm, visual, prefix, whole, settings)
+    if settings.temporal and n_steps > 1:
+        read = action if settings.read == "sub" else whole
+        time_map, _ = _tuned_map(mllm, visual, action, read, settings)
+    elif settings.spatial:
+        time_map, _ = read_map(mllm, visual, prefix, whole, settings)
+    else:
+        time_map = space
+    scores = track_scores(space, weights)
+    track = int(scores.argmax())
+    frames = frame_scores(time_map, weights[track : track + 1])[0]
+    first, last = interval(frames, settings.interval, settings.k)
+    return Choice(track, scores, first, last, frames, token, agreement)
+
+
+def read_map(
+    mllm: Mllm, visual: VisualTokens, prefix: Prefix, question: str, settings: ZeroShotSettings
+) -> tuple[FloatArray, int | None]:
+    """The relative map (T, h, w) of a question, and the token it was read from."""
+    import torch
+
+    prompts = [mllm.prompt(visual, text) for text in (question, settings.general)]
+    layers = layer_range(settings.layers, mllm.capabilities.n_layers)
+    with torch.no_grad():
+        asked, general = mllm.ask(prefix, prompts, RowSpec(layers=layers), logits=False)
+    assert asked.rows is not None and general.rows is not None
+    rows = [r.rows.double().cpu().numpy() for r in (asked, general) if r.rows is not None]
+    return choose_token(rows[0], rows[1], asked.offsets, settings)
+
+
+def _tuned_map(
+    mllm: Mllm, visual: VisualTokens, learn: str, read: str, settings: ZeroShotSettings
+) -> tuple[FloatArray, int | None]:
+    """The map of `read` after the prompt was tuned to answer `learn` with yes."""
+    import torch
+
+    yes, no = yes_no_ids(mllm.tokenizer, settings.yes_no)
+    prompts = [mllm.prompt(visual, text) for text in (settings.general, learn)]
+
+    def gaps_of(delta: torch.Tensor) -> torch.Tensor:
+        readings: list[Any] = mllm.ask(mllm.prefix(visual, delta), prompts)
+        return torch.stack([gap(reading.logits, yes, no) for reading in readings])
+
+    start = torch.zeros(visual.tokens.shape, dtype=torch.float32, device=visual.tokens.device)
+    prompt = tune(gaps_of, start, settings)
+    if not torch.isfinite(prompt).all():
+        raise QueryError(
+            f"tuning ran away at rate {settings.rate:g}: lower the rate, or use the loss that is linear (published)"
+        )
+    with torch.no_grad():
+        tuned = mllm.prefix(visual, prompt)
+    return read_map(mllm, visual, tuned, read, settings)

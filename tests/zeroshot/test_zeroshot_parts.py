@@ -1,0 +1,261 @@
+"""The parts of the zero-shot method: identities, weights of small things, intervals, sub-queries."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tubelet.errors import ModelError, QueryError
+from tubelet.zeroshot.decompose import by_model, by_rules, question_of
+from tubelet.zeroshot.intervals import adaptive, interval, otsu
+from tubelet.zeroshot.maps import assemble, choose_token, consistency, epsilon_for, relative
+from tubelet.zeroshot.reattention import gap, objective, tune, yes_no_ids
+from tubelet.zeroshot.scoring import bilinear_weights, box_weights, mask_weights, track_scores
+from tubelet.zeroshot.settings import QUESTION, ZeroShotSettings, preset
+
+# --- tuning ----------------------------------------------------------------------------------------
+
+
+def quadratic(prompt: torch.Tensor) -> torch.Tensor:
+    """Gaps of a general prompt and a sub-query that depend on the prompt in different ways."""
+    return torch.stack(
+        [prompt.sum() * 0.1, (prompt * torch.arange(6.0, dtype=prompt.dtype)).sum() - prompt.square().sum()]
+    )
+
+
+def gradient_at(prompt: torch.Tensor) -> torch.Tensor:
+    prompt = prompt.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(objective(quadratic(prompt), "published"), prompt)
+    return gradient
+
+
+def test_effective_steps_of_the_published_averaging() -> None:
+    """Rate 8, averaging 0.5: -4 g0 after one epoch, -8 g0 - 2 g1 after two (section 10.5 of the note)."""
+    start = torch.zeros(6, dtype=torch.float64)
+    published = {"rate": 8.0, "averaging": 0.5}
+    one = tune(quadratic, start, ZeroShotSettings(epochs=1, **published))
+    g0, g1 = gradient_at(start), gradient_at(one)
+    torch.testing.assert_close(one, -4 * g0)
+    torch.testing.assert_close(
+        tune(quadratic, start, ZeroShotSettings(epochs=2, **published)), -8 * g0 - 2 * g1
+    )
+    plain = tune(quadratic, start, ZeroShotSettings(epochs=1, rate=8.0))
+    torch.testing.assert_close(plain, -8 * g0)
+
+
+def test_no_rate_and_no_epoch_change_nothing() -> None:
+    start = torch.zeros(6)
+    assert not tune(quadratic, start, ZeroShotSettings(rate=0.0, epochs=3)).any()
+    assert not tune(quadratic, start, ZeroShotSettings(epochs=0)).any()
+    with pytest.raises(QueryError, match="at least one sub-query"):
+        objective(torch.zeros(1), "published")
+
+
+def test_gap_counts_all_spellings() -> None:
+    logits = torch.tensor([0.0, 1.0, 2.0, 5.0])
+    assert float(gap(logits, (1, 2), (0,))) == pytest.approx(np.log(np.e + np.e**2))
+    assert float(gap(logits, (3,), (2,))) == 3.0
+
+
+def test_yes_and_no_come_from_the_tokenizer() -> None:
+    from tubelet.pico import pico_tokenizer
+
+    tokenizer = pico_tokenizer()
+    yes, no = yes_no_ids(tokenizer, "exact")
+    assert tokenizer.decode([yes[0]]).strip() == "yes" and tokenizer.decode([no[0]]).strip() == "no"
+    assert set(yes) <= set(yes_no_ids(tokenizer, "variants")[0])
+
+    class Letters:
+        unk_token_id = 0
+
+        def __call__(self, text: str, add_special_tokens: bool) -> dict[str, list[int]]:
+            return {"input_ids": [ord(c) for c in text]}
+
+    with pytest.raises(ModelError, match="no single token for 'yes'"):
+        yes_no_ids(Letters(), "variants")
+
+
+# --- maps ------------------------------------------------------------------------------------------
+
+
+def test_reversing_twice_is_the_identity_and_maps_add_up() -> None:
+    forward = np.random.default_rng(0).random((4, 2, 3))
+    np.testing.assert_allclose(assemble(np.zeros_like(forward), forward[::-1]), forward)
+    assert consistency(forward, forward[::-1]) == pytest.approx(1.0)
+    assert consistency(forward, np.zeros_like(forward)) == 0.0
+    assert consistency(forward, forward) < 1.0
+
+
+def test_the_token_is_chosen_by_the_rule() -> None:
+    """Row 0 is bright everywhere in both prompts, row 1 only where the question looks."""
+    question, general = np.full((2, 1, 2, 2), 0.01), np.full((2, 1, 2, 2), 0.01)
+    question[0], general[0] = 0.2, 0.2
+    question[1, 0, 1, 0] = 0.1
+    offsets = (-4, -3)
+    assert choose_token(question, general, offsets, ZeroShotSettings(token="raw"))[1] == -4
+    found, token = choose_token(question, general, offsets, ZeroShotSettings(token="relative"))
+    assert token == -3 and int(found.argmax()) == 2
+    assert choose_token(question, general, offsets, ZeroShotSettings(token="fixed", token_offset=-4))[1] == -4
+    mean, none = choose_token(question, general, offsets, ZeroShotSettings(token="mean"))
+    assert none is None
+    np.testing.assert_allclose(
+        mean, relative(question.mean(0), general.mean(0), epsilon_for(ZeroShotSettings(), 4))
+    )
+    with pytest.raises(QueryError, match="no candidate"):
+        choose_token(question, general, offsets, ZeroShotSettings(token="fixed", token_offset=-9))
+
+
+def test_epsilon_follows_the_number_of_tokens() -> None:
+    assert epsilon_for(ZeroShotSettings(), 720) == pytest.approx(1e-4)
+    assert epsilon_for(ZeroShotSettings(), 7200) == pytest.approx(1e-5)
+    assert epsilon_for(ZeroShotSettings(scale_epsilon=False), 7200) == 1e-4
+
+
+# --- weights ---------------------------------------------------------------------------------------
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    x=st.floats(0, 0.9),
+    y=st.floats(0, 0.9),
+    w=st.floats(0.005, 0.5),
+    h=st.floats(0.005, 0.5),
+    n=st.integers(1, 9),
+)
+def test_nothing_vanishes(x: float, y: float, w: float, h: float, n: int) -> None:
+    """However small, a box keeps a weight: at least a quarter in one cell (it can lie on a corner of four)."""
+    box = np.array([[[x, y, min(x + w / n, 1.0), min(y + h / n, 1.0)]]])  # at most half a cell wide and high
+    weights = box_weights(box, np.ones((1, 1), dtype=bool), (n, n))
+    assert weights.shape == (1, 1, n, n) and 0.2499 <= weights.max() <= 1.0
+    assert not box_weights(box, np.zeros((1, 1), dtype=bool), (n, n)).any()
+
+
+def test_weights_are_areas() -> None:
+    box = np.array([[[0.0, 0.0, 0.75, 0.5]]])
+    weights = box_weights(box, np.ones((1, 1), dtype=bool), (2, 2))[0, 0]
+    np.testing.assert_allclose(weights, [[1.0, 0.5], [0.0, 0.0]])
+    mask = np.zeros((1, 1, 8, 8), dtype=bool)
+    mask[0, 0, :4, :6] = True
+    np.testing.assert_allclose(mask_weights(mask, (2, 2))[0, 0], weights)
+    tiny = np.zeros((1, 1, 60, 60), dtype=bool)
+    tiny[0, 0, 2, 2] = True
+    assert not bilinear_weights(tiny, (6, 6)).any()  # published: it is not there
+    assert mask_weights(tiny, (6, 6))[0, 0, 0, 0] == 1.0
+    odd = mask_weights(np.ones((1, 1, 7, 5), dtype=bool), (3, 2))
+    np.testing.assert_allclose(odd, 1.0)
+
+
+def test_no_track_one_track_and_many() -> None:
+    rel = np.random.default_rng(0).random((3, 2, 2))
+    assert track_scores(rel, np.zeros((0, 3, 2, 2))).shape == (0,)
+    assert track_scores(rel, np.ones((1, 3, 2, 2)))[0] == rel.max()
+    many = np.zeros((500, 3, 2, 2))
+    many[321, 1, 0, 1] = 1.0
+    assert int(track_scores(rel, many).argmax()) == 321
+
+
+# --- intervals -------------------------------------------------------------------------------------
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    scores=st.lists(st.floats(0, 5), min_size=1, max_size=25),
+    rule=st.sampled_from(["window", "top_k", "adaptive"]),
+    k=st.integers(1, 12),
+)
+def test_an_interval_lies_in_the_clip(scores: list[float], rule: str, k: int) -> None:
+    first, last = interval(scores, rule, k)
+    assert 0 <= first <= last < len(scores)
+    if rule == "window":
+        assert first <= int(np.argmax(scores)) <= last and last - first <= k
+
+
+def test_intervals_by_number() -> None:
+    scores = np.array([0.1, 0.2, 0.9, 0.8, 0.85, 0.1, 0.15, 0.1])
+    assert adaptive(scores) == (2, 4) and 0.2 < otsu(scores) < 0.8
+    assert interval(scores, "window", 2) == (2, 4)
+    assert interval(scores, "top_k", 3) == (2, 4)
+    assert adaptive(np.full(5, 0.3)) == (0, 4)
+    with pytest.raises(QueryError, match="interval rules"):
+        interval(scores, "best")
+    with pytest.raises(QueryError, match="one score per frame"):
+        interval([], "window")
+
+
+# --- sub-queries -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("sentence", "attribute", "action"),
+    [
+        ("the red circle spins", "the red circle", "the circle spins"),
+        (
+            "The tall man in purple clothes walks away and sits down.",
+            "The tall man in purple clothes",
+            "the man walks away and sits down",
+        ),
+        ("the woman who holds a cup", "the woman", "the woman holds a cup"),
+        ("a white dog on the left of the sofa", "a white dog on the left of the sofa", None),
+        ("which red ball rolls away?", "the red ball", "the ball rolls away"),
+        ("what does the child push?", None, "the child push"),
+        ("who opens the door?", None, "something opens the door"),
+        (
+            "the woman in a green dress beside the glass door",
+            "the woman in a green dress beside the glass door",
+            None,
+        ),
+    ],
+)
+def test_rules_split_sentences(sentence: str, attribute: str | None, action: str | None) -> None:
+    parts = by_rules(sentence)
+    assert (parts.attribute, parts.action, parts.source) == (attribute, action, "rules")
+
+
+def test_the_wording_of_a_sub_query() -> None:
+    assert question_of("the man in red. ", QUESTION) == "Is there the man in red in this video?"
+    assert question_of("a dog", "do you see {text}?") == "do you see a dog?"
+
+
+@settings(max_examples=150, deadline=None)
+@given(sentence=st.text(max_size=60), answer=st.text(max_size=80))
+def test_no_sentence_and_no_answer_break_it(sentence: str, answer: str) -> None:
+    for parts in (by_rules(sentence), by_model(sentence, lambda _: answer, "model")):
+        assert parts.attribute is None or parts.attribute.strip()
+        assert parts.action is None or parts.action.strip()
+
+
+def test_a_model_is_asked_once_more_and_then_the_rules_decide() -> None:
+    answers = iter(["I think", '{"attribute": "the red circle", "action": "the circle spins"} and more'])
+    parts = by_model("the red circle spins", lambda _: next(answers), "helper")
+    assert (parts.attribute, parts.action, parts.source) == ("the red circle", "the circle spins", "helper")
+    asked: list[str] = []
+
+    def prose(text: str) -> str:
+        asked.append(text)
+        return '{"attribute": 3}'
+
+    parts = by_model("the red circle spins", prose, "helper")
+    assert len(asked) == 2 and asked[0].rstrip().endswith("the red circle spins")
+    assert parts.source == "rules" and "helper gave no usable parts" in parts.note
+    other = json.dumps({"attribute": "quux", "action": ""})
+    assert "share no word" in by_model("the red circle", lambda _: other, "helper").note
+
+
+def test_presets_and_mistakes() -> None:
+    assert (
+        preset("published").averaging == 0.5
+        and preset("paper").loss == "paper"
+        and not preset("tubelet").spatial
+    )
+    full = preset("tubelet").with_quality()
+    assert full.spatial and full.temporal and full.assemble
+    with pytest.raises(QueryError, match="presets are"):
+        preset("best")
+    for wrong in ({"token": "loud"}, {"k": 0}, {"averaging": 0.0}, {"question": "is it?"}):
+        with pytest.raises(QueryError):
+            ZeroShotSettings(**wrong)
