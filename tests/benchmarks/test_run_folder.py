@@ -260,9 +260,16 @@ def test_truths(tmp_path: Path) -> None:
         len(truths_of(record(spans=(Span(0, 1),), targets=(target, target), video={"fps": 10}), facts)[0])
         == 2
     )
-    # an annotation that speaks of frames that are not there is scored by its own seconds, and said
-    (truth,), note = truths_of(record(frames=FrameRange(15, 40), targets=(target,)), facts)
-    assert truth.span == Span(1.5, 4.0) and "does not fit the video" in note
+    # a truth that ends after the file does is cut there, and said
+    late = Target(box.repeat(2, axis=0), "pixel", np.array([18, 25]))
+    (truth,), note = truths_of(record(frames=FrameRange(15, 40), targets=(late,)), facts)
+    assert truth.span == Span(1.5, 2.0) and truth.box_times_s.tolist() == pytest.approx([1.8])
+    assert note.startswith(
+        "span-past-video: the annotation speaks of frames up to 39, the video has 20 frames"
+    )
+    # one that begins there is scored by its own seconds, and said
+    (truth,), note = truths_of(record(frames=FrameRange(30, 40), targets=(target,)), facts)
+    assert truth.span == Span(3.0, 4.0) and "does not fit the video" in note
     # a video that was not opened
     (truth,), _ = truths_of(record(frames=FrameRange(25, 50), targets=(target,)), None)
     assert truth.span == Span(1.0, 2.0) and len(truth.frame_times_s)

@@ -8,6 +8,7 @@ from pathlib import Path
 import dataset_files as files
 import numpy as np
 import pytest
+from PIL import Image
 
 from tubelet.datasets.check import data_check
 from tubelet.datasets.media import MediaIndex
@@ -152,3 +153,96 @@ def test_media_are_found_by_path_then_name_then_id(tmp_path: Path) -> None:
     assert index.find(VideoRef("q", ("c/x.mp4",))) == tmp_path / "b" / "x.mp4"
     assert index.find(VideoRef("y", ("c/y.mp4",))) == tmp_path / "a" / "y.webm"
     assert index.find(VideoRef("notes", ("z/notes.mp4",))) is None
+
+
+def touched(folder: Path, *places: str) -> MediaIndex:
+    for place in places:
+        path = folder / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+    return MediaIndex(folder)
+
+
+def test_media_are_found_under_another_extension_or_none(tmp_path: Path) -> None:
+    index = touched(tmp_path, "a/one.MKV", "a/two", "b/three.webm", "b/three.jpg", "b/four.jpg")
+    assert index.count == 4  # a name without extension may be anything: it is not counted
+    assert index.find(VideoRef("q1", ("v/one.mp4",))) == tmp_path / "a/one.MKV"
+    assert index.find(VideoRef("q2", ("v/two.mp4",))) == tmp_path / "a/two"
+    assert index.find(VideoRef("two")) == tmp_path / "a/two"
+    assert index.find(VideoRef("three.mp4")) == tmp_path / "b/three.webm"  # never the picture of that name
+    assert index.find(VideoRef("four", ("v/four.mp4",))) is None
+    assert index.find(VideoRef("v/one")) == tmp_path / "a/one.MKV"
+    assert index.find(VideoRef("5")) is None
+
+
+def test_a_map_of_segments_is_not_the_image(tmp_path: Path) -> None:
+    index = touched(tmp_path, "maps/7.png", "maps/8.png", "images/8.JPEG", "clips/7.mp4")
+    assert index.find(VideoRef("7", ("train/7.jpg",), kind="image")) is None
+    assert index.find(VideoRef("8", ("train/8.jpg",), kind="image")) == tmp_path / "images/8.JPEG"
+    assert index.find(VideoRef("7", kind="image")) == tmp_path / "maps/7.png"  # where nothing says which
+    assert index.find(VideoRef("7", ("x.mp4",))) == tmp_path / "clips/7.mp4"
+
+
+def refcoco_folder(folder: Path) -> Path:
+    """Four images of 64 x 48: a JPEG, a PNG, one that is missing and one that is not an image."""
+    names = [f"COCO_train2014_{k:012}.{'png' if k == 2 else 'jpg'}" for k in (1, 2, 3, 4)]
+    images = [{"id": k, "file_name": name, "width": 64, "height": 48} for k, name in enumerate(names)]
+    boxes = [{"id": k, "image_id": k, "category_id": 1, "bbox": [8, 8, 16, 12]} for k in range(4)]
+    refs = [
+        {
+            "ref_id": k,
+            "ann_id": k,
+            "image_id": k,
+            "category_id": 1,
+            "split": "val",
+            "file_name": "",
+            "sent_ids": [k],
+        }
+        | {"sentences": [{"sent_id": k, "sent": f"thing {k}", "raw": "x", "tokens": []}]}
+        for k in range(4)
+    ]
+    files.write_json(folder / "refcoco" / "instances.json", {"images": images, "annotations": boxes})
+    files.write_json(folder / "refcoco" / "refs(unc).json", refs)
+    picture = Image.fromarray(np.full((48, 64, 3), 200, dtype=np.uint8))
+    (folder / "train2014").mkdir()
+    picture.save(folder / "train2014" / "COCO_train2014_000000000001.jpg")
+    picture.save(folder / "train2014" / "COCO_train2014_000000000002.png")
+    (folder / "train2014" / "COCO_train2014_000000000004.jpg").write_bytes(b"no picture")
+    return folder
+
+
+def test_images_are_opened_too(tmp_path: Path) -> None:
+    folder = refcoco_folder(tmp_path)
+    report = data_check("refcoco", folder, ["refcoco_val"])
+    (split,) = report.splits
+    assert (split.records, split.tasks, split.boxes, split.kind) == (4, {"rec": 4}, 4, "image")
+    assert (split.videos, split.videos_found, split.opened) == (4, 3, 3)
+    assert split.videos_missing.examples == ["train2014/COCO_train2014_000000000003.jpg"]
+    assert (split.unreadable.count, split.differs.count) == (1, 0)
+    assert "COCO_train2014_000000000004.jpg" in split.unreadable.examples[0]
+    text = report.render()
+    assert "4 images" in text and "MISSING  1 x image" in text and "BROKEN   1 x image cannot be read" in text
+    assert text.endswith("not complete: 1 missing image, 1 unreadable image")
+    assert "finetune_refcoco+_train.json" not in text  # of splits that were not asked for
+    picture = Image.fromarray(np.zeros((48, 64, 3), dtype=np.uint8))
+    picture.save(folder / "train2014" / "COCO_train2014_000000000003.jpg")
+    picture.resize((32, 24)).save(folder / "train2014" / "COCO_train2014_000000000004.jpg")
+    report = data_check("refcoco", folder, ["refcoco_val"])
+    assert report.ok and report.splits[0].opened == 4
+    assert report.splits[0].differs.examples == [
+        "COCO_train2014_000000000004.jpg: the annotation says 64 x 48 pixels, it has 32 x 24"
+    ]
+
+
+def test_a_picture_where_a_video_is_expected_and_the_other_way_round(tmp_path: Path) -> None:
+    folder = bostvg_folder(tmp_path / "a")
+    Image.fromarray(np.zeros((48, 64, 3), dtype=np.uint8)).save(folder / "videos" / "b.png")
+    (folder / "videos" / "b.png").replace(folder / "videos" / "b.mp4")
+    differs = data_check("bostvg", folder, ["test"]).splits[0].differs
+    assert differs.examples == ["b.mp4: the annotation says a video, it is an image"]
+    folder = refcoco_folder(tmp_path / "b")
+    clip(folder / "x.mp4").replace(folder / "train2014" / "COCO_train2014_000000000001.jpg")
+    differs = data_check("refcoco", folder, ["refcoco_val"]).splits[0].differs
+    assert differs.examples == [
+        "COCO_train2014_000000000001.jpg: the annotation says an image, it is a video of 12 frames"
+    ]

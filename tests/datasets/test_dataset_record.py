@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -128,7 +129,7 @@ def test_tubes_go_by_the_annotated_rate_until_the_video_is_open() -> None:
     (tube,) = record(frames=FrameRange(18, 20), targets=(), spans=()).tubes(times, duration_s=2.6)
     assert tube.span == Span(2.25, 2.6)
     with pytest.raises(DataError, match="has 6 frames"):
-        record().tubes(times[:6])
+        record().tubes(times[:6], past_end="raise")
 
 
 def test_tubes_need_a_rate_and_a_size() -> None:
@@ -171,3 +172,40 @@ def test_labelled_and_json() -> None:
     assert data["frames"] == [5, 8]
     assert data["video"]["fps"] == "10/1"
     assert data["given_box"]["frame_index"] == [5, 6, 7]
+
+
+def test_a_tube_ends_with_its_video() -> None:
+    """Files are often a frame or two shorter than their annotation says (HC-STVG's img_num)."""
+    boxes = np.tile([0.1, 0.1, 0.5, 0.5], (4, 1))
+    record = Record(
+        "hcstvg-v1",
+        "test",
+        "a.mp4",
+        "stvg",
+        "the man",
+        VideoRef("a.mp4", fps=Fraction(10)),
+        spans=(Span(0.6, 1.0),),
+        frames=FrameRange(6, 10),
+        targets=(Target(boxes, frame_index=np.arange(6, 10)),),
+    )
+    times = np.arange(8) / 10
+    (tube,) = record.tubes(times, 0.8)
+    assert (tube.span, tube.times_s.tolist()) == (Span(0.6, 0.8), [0.6, 0.7])
+    assert record.past_video(8) == (
+        "span-past-video: the annotation speaks of frames up to 9, the video has 8 frames: cut at its end"
+    )
+    assert record.past_video(10) == ""
+    assert record.tubes(np.arange(12) / 10)[0].span == Span(0.6, 1.0)
+    with pytest.raises(DataError, match="speaks of frame 10, the video has 8 frames"):
+        record.tubes(times, 0.8, past_end="raise")
+    with pytest.raises(DataError, match="annotation speaks of frames 6 to 9, the video has 5 frames"):
+        record.tubes(times[:5])
+    # the given span of a question, and targets with times of their own
+    asked = replace(record, spans=(), frames=None, given_frames=FrameRange(6, 10))
+    assert asked.tubes(times, 0.8)[0].span == Span(0.6, 0.8)
+    own = replace(record, targets=(replace(record.targets[0], frames=FrameRange(7, 10)),))
+    (tube,) = own.tubes(times, 0.8)
+    assert (tube.span, tube.times_s.tolist()) == (Span(0.7, 0.8), [0.7])
+    # seconds stay as they are written: what is cut, is cut on request (`clipped`)
+    spoken = replace(record, frames=None, targets=())
+    assert spoken.tubes(times, 0.8)[0].span == Span(0.6, 1.0)

@@ -399,5 +399,7 @@ def test_settings_are_checked(settings: dict[str, Any], message: str) -> None:
 
 
 def test_settings_round_trip() -> None:
-    config = LlavaSTConfig("width_fixed", 285, 100, 50, 2, True, "brief", 1.1, "x", PackerConfig(16, 2, 2, 2, 4))
+    config = LlavaSTConfig(
+        "width_fixed", 285, 100, 50, 2, True, "brief", 1.1, "x", PackerConfig(16, 2, 2, 2, 4)
+    )
     assert LlavaSTConfig.from_dict(config.to_dict()) == config

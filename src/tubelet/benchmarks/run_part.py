@@ -29,7 +29,14 @@ from tubelet.metrics.captions import score_captions
 from tubelet.metrics.convert import prepare
 from tubelet.metrics.evaluate import Report, evaluate
 from tubelet.metrics.grounding import balanced_accuracy, score_many
-from tubelet.metrics.moments import SPAN_PROTOCOLS, hits, recall_ious, score_didemo, score_moments
+from tubelet.metrics.moments import (
+    SPAN_PROTOCOLS,
+    given_saliency,
+    hits,
+    recall_ious,
+    score_didemo,
+    score_moments,
+)
 from tubelet.metrics.protocols import PROTOCOLS
 from tubelet.metrics.ragged import Ragged
 from tubelet.metrics.referring import score_boxes
@@ -210,21 +217,45 @@ def _spans(run: Run, records: Sequence[Record], protocol: str) -> Part:
         metrics |= bootstrap_table(columns)
         values = {"tIoU": {r.id: float(v) for r, v in zip(present, iou, strict=True)}}
         if protocol in ("moment_detr", "lighthouse"):
+            answers = [
+                {"qid": key, "pred_relevant_windows": w} | _saliency(run, key) for key, w in windows.items()
+            ]
             scored = score_moments(
-                [{"qid": key, "pred_relevant_windows": w} for key, w in windows.items()],
+                answers,
                 [
-                    {"qid": r.id, "relevant_windows": t, "duration": r.video.duration_s}
+                    {**r.extra, "qid": r.id, "relevant_windows": t, "duration": r.video.duration_s}
                     for r, t in zip(present, true, strict=True)
                 ],
                 protocol,
             )
             metrics |= scored.metrics
             notes += scored.notes
-            if any(r.extra.get("saliency_scores") for r in present):
-                notes += ("highlights (HL-*) need saliency scores, which a span does not give",)
+            told = [len(a["pred_saliency_scores"]) > 0 for a in answers if "pred_saliency_scores" in a]
+            if told:
+                notes += (
+                    f"highlights: {sum(told)} of {len(answers)} answers have saliency scores, the rest is 0",
+                )
+            elif any(r.extra.get("saliency_scores") for r in present):
+                notes += (
+                    "highlights (HL-*) need saliency scores (provenance.saliency_scores), which a span does not give",
+                )
     if rejection is not None:
         metrics["rejection_balanced_accuracy"] = rejection
     return Part("tvg", protocol, len(records), metrics, failures, notes=notes, values=values)
+
+
+def _saliency(run: Run, key: str) -> dict[str, Any]:
+    """Scores of the 2 s clips of a video, where the model says them: `provenance["saliency_scores"]`.
+
+    What is no list of numbers counts as not said.
+    """
+    told = run.lines[key].prediction.provenance.get("saliency_scores") if key in run.lines else None
+    if told is None:
+        return {}
+    try:
+        return {"pred_saliency_scores": given_saliency(key, told)}
+    except DataError:
+        return {"pred_saliency_scores": []}
 
 
 def _didemo(
@@ -287,16 +318,32 @@ def _boxes(run: Run, records: Sequence[Record], protocol: str) -> Part:
 
 
 def _captions(run: Run, records: Sequence[Record], protocol: str) -> Part:
+    """Span under the protocol, boxes as LLaVA-ST scores them, captions of the corpus (a failure is an empty one)."""
     part = _spans(
         run, [replace(r, spans=r.spans or _own_span(run, r), frames=None) for r in records], protocol
     )
-    said = [run.lines[r.id].prediction.text if r.id in run.lines else "" for r in records]
-    metrics, notes = dict(part.metrics), part.notes
+    metrics, values, notes = dict(part.metrics), dict(part.values), part.notes
+    boxed = [r for r in records if r.present and r.targets and r.video.kind == "video"]
+    if boxed:
+        tubes = _tubes(run, "elc", boxed, "llavast")
+        metrics |= {name: v for name, v in tubes.metrics.items() if "sIoU" in name or "vIoU" in name}
+        values |= {name: v for name, v in tubes.values.items() if name in ("sIoU", "vIoU")}
+        notes += ("boxes (sIoU, vIoU) are scored under protocol llavast", *tubes.notes)
+    failures = part.failures
+    said = [_caption(None if r.id in failures else run.lines[r.id].prediction) for r in records]
     try:
-        metrics |= score_captions([text or " " for text in said], [r.answer for r in records])
+        metrics |= score_captions(said, [r.answer for r in records])
     except ModelError as error:
         notes += (f"captions are not scored: {error}",)
-    return replace(part, task="elc", metrics=metrics, notes=notes)
+    return replace(part, task="elc", metrics=metrics, values=values, notes=notes)
+
+
+def _caption(prediction: Prediction | None) -> str:
+    """The caption of an answer: the label of its tube (LLaVA-ST), else its words; "" for none."""
+    if prediction is None:
+        return ""
+    tube = prediction.tube
+    return (tube.label or "") if tube is not None and tube.label is not None else prediction.text
 
 
 def _own_span(run: Run, record: Record) -> tuple[Any, ...]:

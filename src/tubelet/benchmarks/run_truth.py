@@ -104,8 +104,9 @@ def truths_of(record: Record, facts: VideoFacts | None) -> tuple[list[Truth], st
     """The truths of one question, one per target, and a note ("" when all is as it should be).
 
     One with span None where the sentence is true of nothing. Several true windows of one target (VUE-STG) become
-    the span from the first to the last of them. Where the annotation speaks of frames that the file does not have,
-    its seconds are frame / rate. DataError where the record has no truth (hidden labels).
+    the span from the first to the last of them. A truth that ends after the file does is cut there, and the note says
+    so; where nothing of it is in the file, its seconds are frame / rate. DataError where the record has no truth
+    (hidden labels).
     """
     times = frame_times(record, facts)
     if not record.present:
@@ -118,6 +119,7 @@ def truths_of(record: Record, facts: VideoFacts | None) -> tuple[list[Truth], st
     else:
         try:
             tubes = record.tubes(facts.times_s, facts.duration_s, facts.width, facts.height)
+            note = record.past_video(len(facts.times_s))
         except DataError as error:
             note = f"the annotation does not fit the video: {error}"
             stated = replace(record, video=replace(record.video, fps=record.video.fps or facts.fps))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,19 @@ _MODEL_ERRORS = (
     TubeletError,
     RuntimeError,
 )  # torch says almost everything, out of memory too, as RuntimeError
+
+
+_WITH_SPAN, _WITH_BOX = ("svg", "tr", "elc"), ("elc", "reg")
+_START_S = 1e-3
+"""Of task elc a model is told the start only: its span is this long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What a question hands over beside its words: the span (svg, tr; of elc the start), and a box (elc, reg)."""
+
+    span: Span | None = None
+    box_xyxy: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,17 +217,48 @@ def _ask_task(
     """Predictions of all questions of one task, and tubes of stvg questions asked with their true span."""
     if task == "qa":
         return [_ask(grounder, state, record) for record in records], {}
-    spans: list[Span | None] = [_true_span(r, facts) if task in ("svg", "stvg") else None for r in records]
-    given: list[Span | None] = spans if task == "svg" else [None] * len(records)
+    given = _handed_over(grounder, records, task, facts)
+    if isinstance(given, str):
+        return [Prediction("", r.query, task, failure=given) for r in records], {}
     predictions = _ground(grounder, state, records, task, given, span_reader)
     tubes: dict[str, tuple[Tube, ...]] = {}
     if task == "stvg" and given_span:
+        spans = [_true_span(r, facts) for r in records]
         asked = [(r, s) for r, s in zip(records, spans, strict=True) if s is not None]
         if asked:
-            found = _ground(grounder, state, [r for r, _ in asked], "svg", [s for _, s in asked], None)
+            known = [Given(span) for _, span in asked]
+            found = _ground(grounder, state, [r for r, _ in asked], "svg", known, None)
             if any(p.failure is None for p in found):  # else this model does not take spans
                 tubes = {r.id: p.tubes for (r, _), p in zip(asked, found, strict=True)}
     return predictions, tubes
+
+
+def _handed_over(
+    grounder: Any, records: Sequence[Record], task: str, facts: VideoFacts | None
+) -> list[Given] | str:
+    """What each question comes with; one sentence where this model does not take such questions."""
+    offered = getattr(grounder, "tasks", None)
+    if task in _WITH_BOX and (
+        "box_xyxy" not in signature(grounder.ground_many).parameters
+        or (offered is not None and task not in offered)
+    ):
+        return f"{grounder.name} does not take task {task}, which hands over a box: a LLaVA-ST does"
+    out = []
+    for record in records:
+        span = _true_span(record, facts) if task in _WITH_SPAN else None
+        if task == "elc" and span is not None:
+            span = Span(span.start_s, span.start_s + _START_S)  # the end is what is asked for
+        out.append(Given(span, _given_box(record, facts) if task in _WITH_BOX else None))
+    return out
+
+
+def _given_box(record: Record, facts: VideoFacts | None) -> tuple[float, ...] | None:
+    box = record.given_box
+    if box is None or not len(box):
+        return None
+    width, height = (None, None) if facts is None else (facts.width, facts.height)
+    fractions = box.fractions(record.video.width or width, record.video.height or height)[0]
+    return tuple(float(x) for x in fractions)
 
 
 def _ground(
@@ -221,14 +266,15 @@ def _ground(
     state: Any,
     records: Sequence[Record],
     task: str,
-    spans: Sequence[Span | None],
+    given: Sequence[Given],
     span_reader: str | None,
 ) -> list[Prediction]:
     """All at once; if that fails one by one, so that only the culprits fail."""
     queries = [r.query for r in records]
-    handed = list(spans) if task == "svg" else None
+    handed = [g.span for g in given] if task in _WITH_SPAN else None
+    more: dict[str, Any] = {"box_xyxy": [g.box_xyxy for g in given]} if task in _WITH_BOX else {}
     try:
-        found = grounder.ground_many(state, queries, task, handed, span_reader=span_reader)
+        found = grounder.ground_many(state, queries, task, handed, span_reader=span_reader, **more)
         if len(found) != len(queries):
             raise DataError(f"the model gave {len(found)} answers to {len(queries)} questions")
         return found
@@ -236,8 +282,8 @@ def _ground(
         if len(records) == 1:
             return [Prediction("", queries[0], task, failure=str(error) or type(error).__name__)]
     return [
-        _ground(grounder, state, [record], task, [span], span_reader)[0]
-        for record, span in zip(records, spans, strict=True)
+        _ground(grounder, state, [record], task, [known], span_reader)[0]
+        for record, known in zip(records, given, strict=True)
     ]
 
 
@@ -258,9 +304,9 @@ def _ask(grounder: Grounder, state: Any, record: Record) -> Prediction:
 
 
 def _true_span(record: Record, facts: VideoFacts | None) -> Span | None:
-    """The span that svg hands over; None where there is none to hand over (absent, hidden)."""
+    """The span that svg, tr and elc hand over; None where there is none to hand over (absent, hidden, an image)."""
     if not record.present or not (record.labelled or record.given_span or record.given_frames):
         return None
-    if record.task == "svg" and record.given_span is not None and record.given_frames is None:
+    if record.task != "stvg" and record.given_span is not None and record.given_frames is None:
         return record.given_span
     return truths_of(record, facts)[0][0].span

@@ -12,7 +12,17 @@ from typing import Annotated
 
 import typer
 
-from tubelet.cli import converting, data, evaluating, grounding, reporting, studies, training, zeroshot
+from tubelet.cli import (
+    converting,
+    data,
+    evaluating,
+    grounding,
+    reporting,
+    scoring,
+    studies,
+    training,
+    zeroshot,
+)
 from tubelet.errors import TubeletError
 
 app = typer.Typer(
@@ -37,6 +47,7 @@ app.command()(grounding.demo)
 app.command("eval")(evaluating.evaluate)
 app.command()(evaluating.merge)
 app.command()(reporting.report)
+app.command()(scoring.score)
 app.command()(training.train)
 app.command()(converting.convert)
 world_app.command("make")(data.world_make)

@@ -55,7 +55,7 @@ class FileReport:
 
 @dataclass(slots=True)
 class SplitReport:
-    """One split: counts of what was read, repaired (notes by code), broken, and of its videos."""
+    """One split: counts of what was read, repaired (notes by code), broken, and of its videos (or images: `kind`)."""
 
     split: str
     not_read: str = ""
@@ -63,6 +63,7 @@ class SplitReport:
     tasks: dict[str, int] = field(default_factory=dict)
     labelled: int = 0
     boxes: int = 0
+    kind: str = "video"
     videos: int = 0
     videos_found: int = 0
     videos_missing: Tally = field(default_factory=Tally)
@@ -121,13 +122,15 @@ class CheckReport:
         broken = sum(split.problems for split in self.splits)
         absent = sum(split.videos_missing.count for split in self.splits)
         unreadable = sum(split.unreadable.count for split in self.splits)
+        kinds = {split.kind for split in self.splits if split.records}
+        kind = kinds.pop() if len(kinds) == 1 else "video"
         parts = [
             f"{len(self.missing)} kind{'s' * (len(self.missing) != 1)} of file missing"
             if self.missing
             else "",
             f"{broken} broken record{'s' * (broken != 1)}" if broken else "",
-            f"{absent} missing video{'s' * (absent != 1)}" if absent else "",
-            f"{unreadable} unreadable video{'s' * (unreadable != 1)}" if unreadable else "",
+            f"{absent} missing {kind}{'s' * (absent != 1)}" if absent else "",
+            f"{unreadable} unreadable {kind}{'s' * (unreadable != 1)}" if unreadable else "",
             "" if any(split.records for split in self.splits) else "no record read",
         ]
         return f"not complete: {', '.join(part for part in parts if part) or 'see above'}"
@@ -166,6 +169,8 @@ def data_check(
     wanted = tuple(splits) if splits else _splits_there(files, module.SPLITS)
     for file in files:
         file.needed = file.required and (not file.splits or not set(file.splits).isdisjoint(wanted))
+    if splits:  # what is there, and what belongs to these
+        files = [f for f in files if f.n_found or not f.splits or not set(f.splits).isdisjoint(wanted)]
     media = MediaIndex(*((base,) if videos is None else (Path(videos), base)))
     checked = [_check_split(module, base, split, media, probe, limit) for split in wanted]
     return CheckReport(str(module.NAME), str(base), files, checked)
@@ -219,6 +224,7 @@ def _check_split(
                 report.notes.setdefault(code, Tally()).add(f"{record.id}: {said.strip()}")
             if record.video.id not in seen:
                 seen.add(record.video.id)
+                report.kind = record.video.kind
                 _find(record, media, report, sample, probe)
             if limit is not None and report.records >= limit:
                 break
@@ -256,7 +262,7 @@ def _find(
 
 
 def _open(path: Path, video: VideoRef, report: SplitReport) -> None:
-    """Open one video and compare it with what its annotation says."""
+    """Open one video or image and compare it with what its annotation says."""
     from tubelet.video import open_video
 
     report.opened += 1
@@ -266,9 +272,12 @@ def _open(path: Path, video: VideoRef, report: SplitReport) -> None:
         report.unreadable.add(str(error))
         return
     says = []
+    if (video.kind == "image") != there.is_image:
+        is_a = "an image" if there.is_image else f"a video of {there.n_frames} frames"
+        says.append(f"{'an' if video.kind == 'image' else 'a'} {video.kind}, it is {is_a}")
     if video.width is not None and (video.width, video.height) != (there.width, there.height):
         says.append(f"{video.width} x {video.height} pixels, it has {there.width} x {there.height}")
-    if video.kind == "video":
+    if video.kind == "video" and not there.is_image:
         if video.frame_count is not None and video.frame_count != there.n_frames:
             says.append(f"{video.frame_count} frames, it has {there.n_frames}")
         if video.fps is not None and abs(video.fps - there.fps) > video.fps / 500:
@@ -298,14 +307,14 @@ def _split_lines(split: SplitReport) -> list[str]:
     tasks = ", ".join(f"{count} {task}" for task, count in split.tasks.items())
     out = [
         f"split {split.split}: {split.records} records ({tasks or 'none'}), {split.labelled} with truth, "
-        f"{split.boxes} boxes, {split.videos} videos"
+        f"{split.boxes} boxes, {split.videos} {split.kind}s"
     ]
     if split.not_read:
         out.append(f"  STOPPED  {split.not_read}")
-    out.append(f"  videos   {split.videos_found} of {split.videos} found, {split.opened} opened")
-    out += _tally_lines("MISSING", "video", split.videos_missing)
-    out += _tally_lines("BROKEN", "video cannot be read", split.unreadable)
-    out += _tally_lines("differs", "video is not what its annotation says", split.differs)
+    out.append(f"  {split.kind + 's':8} {split.videos_found} of {split.videos} found, {split.opened} opened")
+    out += _tally_lines("MISSING", split.kind, split.videos_missing)
+    out += _tally_lines("BROKEN", f"{split.kind} cannot be read", split.unreadable)
+    out += _tally_lines("differs", f"{split.kind} is not what its annotation says", split.differs)
     for kind, tally in split.problem_kinds.items():
         out += _tally_lines("BROKEN", kind, tally)
     for code, tally in sorted(split.notes.items()):

@@ -80,6 +80,23 @@ class Clock:
             end_s = self.edges[-1] + step if duration_s is None else duration_s
             self.edges = np.append(self.edges, end_s)
 
+    @property
+    def n_frames(self) -> int | None:
+        """How many frames the opened video has; None where it was not opened."""
+        return len(self.edges) - 1 if self.known else None
+
+    def cut(self, frames: FrameRange) -> FrameRange:
+        """The frames that the opened video has. DataError when it has none of them."""
+        n = self.n_frames
+        if n is None or frames.end <= n:
+            return frames
+        if frames.begin >= n:
+            raise DataError(
+                f"{self.name}: the annotation speaks of frames {frames.begin} to {frames.end - 1}, the video has {n} "
+                "frames: another file, or another cut of it?"
+            )
+        return FrameRange(frames.begin, n)
+
     def times(self, index: IntArray) -> FloatArray:
         if not self.known:
             if self.fps is None:

@@ -234,42 +234,68 @@ class Record:
         duration_s: float | None = None,
         width: int | None = None,
         height: int | None = None,
+        past_end: Literal["cut", "raise"] = "cut",
     ) -> tuple[Tube, ...]:
         """The truth as tubes: one per target and true window (without boxes where the record has spans only).
 
         frame_times_s: (M,) the time of every native frame, and duration_s, width, height, of the opened video.
         Where the source speaks frames these times win over frame / fps: they are when the frames are shown.
-        Size is needed only for boxes in pixels. Boxes outside the window are left out. DataError names what is
-        missing, and a video that is shorter than its annotation.
+        Size is needed only for boxes in pixels. Boxes outside the window are left out.
+
+        A file is often a frame or two shorter than its annotation says. past_end "cut": the tube ends with the video,
+        boxes on frames that are not there are left out, and `past_video` says so; "raise": that is a DataError. A tube
+        that lies wholly behind the end is a DataError in any case, as is whatever is missing to make one.
         """
         if self.video.kind == "image":
             raise DataError(f"{self.id}: an image has boxes but no tube: use targets[k].fractions()")
         clock = Clock(self.id, self.video.fps, frame_times_s, duration_s)
+
+        def shown(frames: FrameRange) -> Span:
+            return clock.span(clock.cut(frames) if past_end == "cut" else frames)
+
         windows = self.spans or ((self.given_span,) if self.given_span is not None else ())
         frames = self.frames or self.given_frames
         if frames is not None and len(windows) <= 1 and (clock.known or not windows):
-            windows = (clock.span(frames),)
+            windows = (shown(frames),)
         if not self.targets:
             return tuple(Tube(span) for span in windows)
         out: list[Tube] = []
         for target in self.targets:
             own = windows
             if target.frames is not None and (clock.known or target.span is None):
-                own = (clock.span(target.frames),)
+                own = (shown(target.frames),)
             elif target.span is not None:
                 own = (target.span,)
             if not own:
                 raise DataError(f"{self.id}: boxes without a span make no tube")
+            boxes = target.fractions(self.video.width or width, self.video.height or height)
             times = target.times_s
             if target.frame_index is not None and (times is None or clock.known):
-                times = clock.times(target.frame_index)
+                index = target.frame_index
+                if past_end == "cut" and clock.n_frames is not None:
+                    index = index[: int(np.searchsorted(index, clock.n_frames))]
+                times, boxes = clock.times(index), boxes[: len(index)]
             assert times is not None  # a target has moments (checked when it was made)
-            boxes = target.fractions(self.video.width or width, self.video.height or height)
             for span in own:
                 last = span.end_s + 1e-6 if len(own) == 1 else span.end_s - 1e-6
                 inside = (times >= span.start_s - 1e-6) & (times <= last)
                 out.append(Tube(span, times[inside], boxes[inside], label=target.name or None))
         return tuple(out)
+
+    def past_video(self, n_frames: int) -> str:
+        """ "span-past-video: ..." where the annotated frames do not all exist in a video of `n_frames`, else ""."""
+        ends = [frames.end for frames in (self.frames, self.given_frames) if frames is not None]
+        for target in self.targets:
+            if target.frames is not None:
+                ends.append(target.frames.end)
+            if target.frame_index is not None and len(target.frame_index):
+                ends.append(int(target.frame_index[-1]) + 1)
+        if not ends or max(ends) <= n_frames:
+            return ""
+        return (
+            f"span-past-video: the annotation speaks of frames up to {max(ends) - 1}, the video has {n_frames} frames: "
+            "cut at its end"
+        )
 
     def clipped(self) -> Record:
         """The same record with its spans cut at the end of the video (only where the duration is known).

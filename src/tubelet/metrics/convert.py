@@ -58,6 +58,7 @@ def prepare(predicted: Sequence[Tube | None], truths: Sequence[Truth], protocol:
         [None if t is None else (t.span.start_s, t.span.end_s) for t in predicted],
         [_NOTHING if t is None else t.times_s for t in predicted],
         [_NO_BOX if t is None else t.boxes_xyxy for t in predicted],
+        check=False,  # a Tube was checked when it was made
     )
     true = Tubes.stack(
         [(t.span.start_s, t.span.end_s) for t in truths if t.span is not None],

@@ -17,13 +17,12 @@ from tubelet.errors import DataError
 from tubelet.metrics.bootstrap import Interval, bootstrap_table, paired_difference
 from tubelet.metrics.boxes import paired_iou, span_iou
 from tubelet.metrics.convert import Prepared, prepare
-from tubelet.metrics.grounding import balanced_accuracy
+from tubelet.metrics.grounding import balanced_accuracy, score_objects
 from tubelet.metrics.protocols import Protocol, protocol
 from tubelet.metrics.ragged import FloatArray, Ragged, Tubes, segment_sum
 from tubelet.metrics.seconds import VSTAR_THRESHOLDS, Slices, score_vue
 from tubelet.metrics.targets import TargetScores, score_bostvg, score_targets
 from tubelet.metrics.truth import Truth
-from tubelet.metrics.tubes import score_tubes
 from tubelet.tube import Prediction, Tube
 
 Targets = Truth | Sequence[Truth]
@@ -177,15 +176,14 @@ def _values(
     """The protocol's values per query, and row -> reason of queries it cannot score."""
     if chosen.several_targets:
         return _bostvg(tubes, truths, chosen)
-    ready = prepare([t[0] if t else None for t in tubes], [t[0] for t in truths], chosen)
+    best, true_tubes = [t[0] if t else None for t in tubes], [t[0] for t in truths]
     if chosen.name == "vue_stg":
+        ready = prepare(best, true_tubes, chosen)
         scored = score_vue(_slices(ready.truth), _slices(ready.predicted))
         return {name: scored[key] for name, key in _VUE.items()}, {}
     if chosen.name == "vstar":
-        return _vstar(ready), {}
-    scores = score_tubes(
-        ready.predicted, ready.truth, chosen.rules, ready.grid if _uses_grid(chosen) else None
-    )
+        return _vstar(prepare(best, true_tubes, chosen)), {}
+    scores = score_objects(best, true_tubes, chosen)
     values = {"tIoU": scores.tiou, "vIoU": scores.viou, "gt_vIoU": scores.gt_viou, "sIoU": scores.siou}
     if chosen.axis == "truncated_seconds":
         values["tIoU"] = _span_tiou(tubes, truths)
@@ -200,10 +198,6 @@ def _values(
     # where nothing is found there is no box to miss: that is a 0, not a failure
     failures = {row: reason for row, reason in scores.failures.items() if tubes[row]}
     return {name: values[name] for name in chosen.metrics}, failures
-
-
-def _uses_grid(chosen: Protocol) -> bool:
-    return chosen.axis == "seconds" or chosen.rules.frames == "listed"
 
 
 def _span_tiou(tubes: Sequence[tuple[Tube, ...]], truths: Sequence[Sequence[Truth]]) -> FloatArray:

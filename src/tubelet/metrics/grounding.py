@@ -17,12 +17,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from tubelet.errors import DataError
 from tubelet.metrics.bootstrap import Interval, bootstrap_means, bootstrap_table
 from tubelet.metrics.boxes import paired_iou
 from tubelet.metrics.convert import prepare
-from tubelet.metrics.protocols import PROTOCOLS
+from tubelet.metrics.protocols import PROTOCOLS, Protocol
 from tubelet.metrics.truth import Truth
-from tubelet.metrics.tubes import TubeScores, score_tubes
+from tubelet.metrics.tubes import TubeScores, blocks, join, score_tubes
 from tubelet.tube import Prediction, Tube
 
 __all__ = [
@@ -48,8 +49,22 @@ class Scores:
 
 def score_many(tubes: Sequence[Tube | None], truths: Sequence[Truth]) -> TubeScores:
     """Scores (Q,) of predicted tubes (None: nothing was found) under the default protocol."""
-    ready = prepare(tubes, truths, PROTOCOLS["tubelet"])
-    return score_tubes(ready.predicted, ready.truth, PROTOCOLS["tubelet"].rules, ready.grid)
+    return score_objects(tubes, truths, PROTOCOLS["tubelet"])
+
+
+def score_objects(tubes: Sequence[Tube | None], truths: Sequence[Truth], chosen: Protocol) -> TubeScores:
+    """Scores (Q,) under any protocol of tubes; laid out and scored block by block, to stay in the cache."""
+    if len(tubes) != len(truths):
+        raise DataError(f"{len(tubes)} predictions for {len(truths)} truths: give one per query, in order")
+    sizes = [
+        (0 if t is None else len(t)) + len(true.box_times_s) for t, true in zip(tubes, truths, strict=True)
+    ]
+    parts = []
+    for part in blocks(np.array(sizes, dtype=np.int64)):
+        ready = prepare(tubes[part], truths[part], chosen)
+        grid = ready.grid if chosen.axis == "seconds" or chosen.rules.frames == "listed" else None
+        parts.append(score_tubes(ready.predicted, ready.truth, chosen.rules, grid))
+    return join(parts)
 
 
 def score_tube(tube: Tube | None, truth: Truth) -> Scores:

@@ -256,9 +256,8 @@ def _highlights(
     ap: dict[str, list[float]] = {name: [] for name in levels}
     hit: dict[str, list[float]] = {name: [] for name in levels}
     for record in truth:
-        clips = np.zeros((int(record["duration"] / 2), 3))
-        clips[np.asarray(record["relevant_clip_ids"], dtype=np.int64)] = record["saliency_scores"]
-        given = np.asarray(answers.get(record["qid"], {}).get("pred_saliency_scores", ()), dtype=np.float64)
+        clips = _clip_scores(record)
+        given = given_saliency(record["qid"], answers.get(record["qid"], {}).get("pred_saliency_scores"))
         if len(given) == 0:
             failures.setdefault(record["qid"], "no saliency scores")
         scores = np.zeros(len(clips))
@@ -277,6 +276,40 @@ def _highlights(
         out[f"HL-min-{name}-mAP"] = float(np.mean(ap[name]))
         out[f"HL-min-{name}-Hit1"] = float(np.mean(hit[name]))
     return out
+
+
+def _clip_scores(record: Mapping[str, Any]) -> FloatArray:
+    """(C, 3) the annotators' scores of all 2 s clips; listed clips after the end of the video have no row."""
+    missing = [k for k in ("duration", "relevant_clip_ids", "saliency_scores") if record.get(k) is None]
+    if missing:
+        raise DataError(
+            f"query {record['qid']}: highlights are scored against {', '.join(missing)}: the truth has none"
+        )
+    clips = np.zeros((int(record["duration"] / 2), 3))
+    try:
+        for clip, scores in zip(record["relevant_clip_ids"], record["saliency_scores"], strict=True):
+            if clip < len(clips):
+                clips[clip] = scores
+    except (TypeError, ValueError, IndexError) as error:
+        raise DataError(
+            f"query {record['qid']}: saliency_scores are three numbers for each of relevant_clip_ids: {error}"
+        ) from error
+    return clips
+
+
+def given_saliency(qid: Any, given: Any) -> FloatArray:
+    """(K,) predicted scores of the clips of query `qid`; none where none are given. DataError for anything else."""
+    if given is None:
+        return np.empty(0)
+    try:
+        scores = np.asarray(given, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"query {qid}: saliency scores are one number per 2 s clip, got {given!r:.60}"
+        ) from error
+    if scores.ndim != 1 or not np.isfinite(scores).all():
+        raise DataError(f"query {qid}: saliency scores are one finite number per 2 s clip, got {given!r:.60}")
+    return scores
 
 
 def score_didemo(

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -48,6 +48,14 @@ class Ragged:
     def stack(cls, lists: Sequence[npt.ArrayLike]) -> Ragged:
         return cls(_concatenate(lists), offsets_of(lists))
 
+    @classmethod
+    def _known(cls, at: FloatArray, offsets: IntArray) -> Ragged:
+        """Of arrays that are known to be right: cut out of others that were checked."""
+        out = object.__new__(cls)
+        object.__setattr__(out, "at", at)
+        object.__setattr__(out, "offsets", offsets)
+        return out
+
     def count_between(self, low: FloatArray, high: FloatArray, closed: bool) -> FloatArray:
         """(Q,) positions with low <= at < high, or <= high when `closed`."""
         rows = np.arange(len(self), dtype=np.int64)
@@ -61,7 +69,7 @@ class Ragged:
     def part(self, rows: slice) -> Ragged:
         """Consecutive queries."""
         offsets = self.offsets[rows.start : rows.stop + 1]
-        return Ragged(self.at[offsets[0] : offsets[-1]], offsets - offsets[0])
+        return Ragged._known(self.at[offsets[0] : offsets[-1]], offsets - offsets[0])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,16 +108,40 @@ class Tubes:
         spans: Sequence[Sequence[float] | None],
         positions: Sequence[npt.ArrayLike],
         boxes_xyxy: Sequence[npt.ArrayLike],
+        *,
+        check: bool = True,
     ) -> Tubes:
-        """From one span (None: none stated), one list of positions and one (N, 4) array per query."""
-        boxes = [np.asarray(b, dtype=np.float64).reshape(-1, 4) for b in boxes_xyxy]
-        stated = [(np.nan, np.nan) if s is None else (float(s[0]), float(s[1])) for s in spans]
-        return cls(
-            np.array(stated, dtype=np.float64).reshape(-1, 2),
-            _concatenate(positions),
-            np.concatenate(boxes) if boxes else np.empty((0, 4)),
-            offsets_of(positions),
-        )
+        """From one span (None: none stated), one list of positions and one (N, 4) array per query.
+
+        check=False: positions and shapes are known to be right (they come from `tubelet.tube.Tube`).
+        """
+        columns_of: list[Any] = [
+            (np.asarray(b, dtype=np.float64).reshape(-1, 4) if check else b).T  # type: ignore[union-attr]
+            for b in boxes_xyxy
+        ]
+        stated = np.array(
+            [(np.nan, np.nan) if s is None else (s[0], s[1]) for s in spans], dtype=np.float64
+        ).reshape(-1, 2)
+        # written column by column, which is how they are read
+        columns = np.empty((4, sum(b.shape[1] for b in columns_of)))
+        if columns_of:
+            np.concatenate(columns_of, axis=1, out=columns)
+        make = cls if check else cls._known
+        return make(stated, _concatenate(positions), columns.T, offsets_of(positions))
+
+    @classmethod
+    def _known(cls, spans: FloatArray, at: FloatArray, boxes_xyxy: FloatArray, offsets: IntArray) -> Tubes:
+        """Of arrays that are known to be right: cut out of others that were checked."""
+        out = object.__new__(cls)
+        for name, value in (("spans", spans), ("at", at), ("boxes_xyxy", boxes_xyxy), ("offsets", offsets)):
+            object.__setattr__(out, name, value)
+        return out
+
+    def with_spans(self, spans: FloatArray) -> Tubes:
+        """The same boxes under other spans (Q, 2)."""
+        if spans.shape != self.spans.shape:
+            raise DataError(f"expected one span per query, {self.spans.shape}, got {spans.shape}")
+        return Tubes._known(spans, self.at, self.boxes_xyxy, self.offsets)
 
     @property
     def rows(self) -> IntArray:
@@ -125,39 +157,44 @@ class Tubes:
         """Consecutive queries."""
         offsets = self.offsets[rows.start : rows.stop + 1]
         kept = slice(offsets[0], offsets[-1])
-        return Tubes(self.spans[rows], self.at[kept], self.boxes_xyxy[kept], offsets - offsets[0])
+        return Tubes._known(self.spans[rows], self.at[kept], self.boxes_xyxy[kept], offsets - offsets[0])
 
-    def boxes_at(self, at: FloatArray, rows: IntArray, how: Interpolate) -> FloatArray:
+    def boxes_at(
+        self, at: FloatArray, rows: IntArray, how: Interpolate, counts: IntArray | None = None
+    ) -> FloatArray:
         """Boxes (M, 4) of queries rows (M,) at positions at (M,); NaN where a tube says nothing.
 
         none: only where there is a box; linear: also between two boxes; hold: also before the first and after
-        the last box, as long as the position lies in the stated span.
+        the last box, as long as the position lies in the stated span. counts: see `last_not_after`.
         """
         if len(self.at) == 0 or len(at) == 0:
             return np.full((len(at), 4), np.nan, order="F")
-        left = last_not_after(self.at, self.offsets, at, rows)
-        first, past = self.offsets[rows], self.offsets[rows + 1]
+        left = last_not_after(self.at, self.offsets, at, rows, counts)
+        first = _spread(self.offsets[:-1], rows, counts)
         has_left = left >= first
-        lo = np.minimum(
-            np.maximum(left, first), len(self.at) - 1
-        )  # an empty tube at the end points past the array
+        # an empty tube at the end points past the array
+        lo = np.minimum(np.maximum(left, first), len(self.at) - 1)
         at_lo = self.at[lo]
         on_box = has_left & (at_lo == at)
         if how == "none":
             return _columns(self.boxes_xyxy, lo, on_box)
-        has_right = left + 1 < past
-        hi = np.where(has_right, np.maximum(left + 1, lo), lo)
-        known = on_box | (has_left & has_right)
+        past = _spread(self.offsets[1:], rows, counts)
         if how == "hold":
-            start, end = self.spans[rows, 0], self.spans[rows, 1]
-            outside = (at < start - EPS) | (at > end + EPS)  # False where no span was stated
+            # False where no span was stated
+            outside = at < _spread(self.spans[:, 0] - EPS, rows, counts)
+            outside |= at > _spread(self.spans[:, 1] + EPS, rows, counts)
             known = (past > first) & ~outside
-        gap = self.at[hi] - at_lo
-        weight = np.divide(at - at_lo, gap, out=np.zeros(len(at)), where=(gap > 0) & has_left)
+        else:
+            known = on_box | (has_left & (left + 1 < past))
         out = _columns(self.boxes_xyxy, lo, known)
-        for k in range(4):
-            column = self.boxes_xyxy[:, k]
-            out[:, k] += weight * (column[hi] - out[:, k])
+        between = np.flatnonzero(known & ~on_box & has_left & (left + 1 < past))
+        if len(between):
+            before, after = left[between], left[between] + 1
+            weight = (at[between] - self.at[before]) / (self.at[after] - self.at[before])
+            for k in range(4):
+                column = self.boxes_xyxy[:, k]
+                low = column[before]
+                out[between, k] = low + weight * (column[after] - low)
         return out
 
 
@@ -166,9 +203,9 @@ def _columns(boxes: FloatArray, index: IntArray, known: BoolArray) -> FloatArray
     out = np.empty((len(index), 4), order="F")
     unknown = None if known.all() else ~known
     for k in range(4):
-        out[:, k] = boxes[:, k][index]
+        np.take(boxes[:, k], index, out=out[:, k], mode="clip")  # mode: without it numpy buffers the output
         if unknown is not None:
-            out[unknown, k] = np.nan
+            np.copyto(out[:, k], np.nan, where=unknown)
     return out
 
 
@@ -190,10 +227,28 @@ def segment_sum(values: npt.ArrayLike, rows: IntArray, n: int) -> FloatArray:
     return sums
 
 
-def last_not_after(at: FloatArray, offsets: IntArray, needles: FloatArray, rows: IntArray) -> IntArray:
+def sum_by(values: FloatArray | BoolArray, offsets: IntArray) -> FloatArray:
+    """(Q,) sums of values (N,) that lie in order, query by query; queries without values get 0."""
+    out = np.zeros(len(offsets) - 1)
+    filled = np.flatnonzero(np.diff(offsets))
+    if len(filled):
+        added = values.view(np.int8) if values.dtype == np.bool_ else values
+        kind = np.int64 if values.dtype == np.bool_ else np.float64
+        out[filled] = np.add.reduceat(added, offsets[:-1][filled], dtype=kind)
+    return out
+
+
+def last_not_after(
+    at: FloatArray,
+    offsets: IntArray,
+    needles: FloatArray,
+    rows: IntArray,
+    counts: IntArray | None = None,
+) -> IntArray:
     """(M,) index into `at` of the last position <= needle in that row; below offsets[row] if there is none.
 
     Positions are mostly evenly spaced: their place is computed, checked, and searched for only where that fails.
+    counts (Q,): how many needles each row has, where rows are in order; it only makes this faster.
     """
     lengths = np.diff(offsets)
     if len(at) == 0 or len(needles) == 0:
@@ -204,18 +259,26 @@ def last_not_after(at: FloatArray, offsets: IntArray, needles: FloatArray, rows:
     per_unit = np.divide(
         lengths - 1, range_at, out=np.zeros(len(lengths)), where=(range_at > EPS) & (lengths > 1)
     )
-    first = offsets[rows]
-    steps = np.floor((needles - first_at[rows]) * per_unit[rows] + EPS)
-    steps = np.minimum(np.maximum(steps, 0), np.maximum(lengths[rows] - 1, 0))
-    index: IntArray = np.minimum(first + steps.astype(np.int64), len(at) - 1)
-    following = np.minimum(index + 1, len(at) - 1)
-    good = (at[index] <= needles) & ((at[following] > needles) | (index == offsets[rows + 1] - 1))
-    good &= lengths[rows] > 0
+    first, last = _spread(offsets[:-1], rows, counts), _spread(offsets[1:] - 1, rows, counts)
+    steps = (needles - _spread(first_at, rows, counts)) * _spread(per_unit, rows, counts) + EPS
+    steps = np.minimum(np.fmax(steps, 0.0), float(len(at)))
+    index: IntArray = np.minimum(first + steps.astype(np.int64), last)
+    following = at[np.minimum(index + 1, len(at) - 1)]
+    good = (at[index] <= needles) & ((following > needles) | (index == last))
     if not good.all():
-        rest = np.flatnonzero(~good)
-        keys = _keys(rows_of(offsets), at)
-        index[rest] = np.searchsorted(keys, _keys(rows[rest], needles[rest]), side="right") - 1
+        # most of the rest lies before its whole list, or the list is empty
+        before = needles < _spread(np.where(lengths > 0, first_at, np.inf), rows, counts)
+        np.copyto(index, first - 1, where=before)
+        rest = np.flatnonzero(~(good | before))
+        if len(rest):
+            keys = _keys(rows_of(offsets), at)
+            index[rest] = np.searchsorted(keys, _keys(rows[rest], needles[rest]), side="right") - 1
     return index
+
+
+def _spread(values: npt.NDArray[Any], rows: IntArray, counts: IntArray | None) -> npt.NDArray[Any]:
+    """values[rows], faster where it is known that row k comes counts[k] times, in order."""
+    return values[rows] if counts is None else np.repeat(values, counts)
 
 
 def is_listed(listed: Ragged, at: FloatArray, rows: IntArray) -> BoolArray:
@@ -254,7 +317,7 @@ def _keys(rows: IntArray, at: FloatArray) -> npt.NDArray[np.complex128]:
 def _concatenate(lists: Sequence[npt.ArrayLike]) -> FloatArray:
     if not len(lists):
         return np.empty(0)
-    return np.concatenate([np.asarray(x, dtype=np.float64) for x in lists])
+    return np.concatenate([np.asarray(x) for x in lists], dtype=np.float64)
 
 
 def _check(at: FloatArray, offsets: IntArray) -> None:
@@ -262,9 +325,15 @@ def _check(at: FloatArray, offsets: IntArray) -> None:
         raise DataError("offsets (Q + 1,) start at 0 and never decrease")
     if at.ndim != 1 or offsets[-1] != len(at):
         raise DataError(f"the last offset is the number of positions, got {offsets[-1]} for {at.shape}")
-    if not np.isfinite(at).all():
+    # what increases strictly between two finite ends is finite: only the ends are looked at
+    rises = at[1:] > at[:-1]
+    starts = offsets[1:-1][(offsets[1:-1] > 0) & (offsets[1:-1] < len(at))]
+    rises[starts - 1] = True
+    if len(at) and not (
+        np.isfinite(at[starts]).all() and np.isfinite(at[starts - 1]).all() and np.isfinite(at[[0, -1]]).all()
+    ):
         raise DataError("positions must be finite, they hold NaN or infinity")
-    inner = np.ones(max(len(at) - 1, 0), dtype=bool)
-    inner[offsets[1:-1][(offsets[1:-1] > 0) & (offsets[1:-1] < len(at))] - 1] = False
-    if (np.diff(at)[inner] <= 0).any():
+    if not rises.all():
+        if not np.isfinite(at).all():
+            raise DataError("positions must be finite, they hold NaN or infinity")
         raise DataError("positions must increase strictly inside each tube (a moment given twice?)")

@@ -385,7 +385,9 @@ def open_container(path: Path, data: bytes | None) -> Iterator[InputContainer]:
 def _video_stream(path: Path, media: InputContainer) -> VideoStream:
     # PyAV tells since 14.1 what a stream is for; a cover picture of a sound file is no video
     told = {s.index: getattr(s, "disposition", 0) for s in media.streams.video}
-    uses = {index: int(getattr(use, "value", use)) for index, use in told.items()}  # 14: a flag that is no number
+    uses = {
+        index: int(getattr(use, "value", use)) for index, use in told.items()
+    }  # 14: a flag that is no number
     pictures = [s for s in media.streams.video if not uses[s.index] & _ATTACHED_PICTURE]
     if not pictures:
         if media.streams.audio:
