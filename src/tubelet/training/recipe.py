@@ -99,12 +99,12 @@ class Stage:
     name: str
     steps: int
     data: tuple[WorldMix, ...] = ()
-    items: ItemList | None = None
     data_weights: tuple[float, ...] = ()
     optimiser: Optimiser = field(default_factory=Optimiser)
     losses: LossWeights = field(default_factory=LossWeights)
     accumulate: int = 1
     train: str = "all"
+    items: ItemList | None = None
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.accumulate < 1:
