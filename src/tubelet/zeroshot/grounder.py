@@ -21,25 +21,31 @@ from tubelet import __version__
 from tubelet.errors import ModelError, QueryError, TubeletError
 from tubelet.frames import Clip, FrameGrid
 from tubelet.mllm.parts import Mllm, Prefix, VisualTokens
-from tubelet.proposals import Tracks, propose_tracks
+from tubelet.proposals import Tracks, fill_gaps, propose_tracks
+from tubelet.proposals.source import DEFAULT_FPS
 from tubelet.proposals.store import video_hash
 from tubelet.spacevllm.prompts import check_query
 from tubelet.tube import Prediction, Span, Tube
-from tubelet.video import Video, open_video, read_clip, sample_uniform
+from tubelet.video import Video, open_video, read_clip, sample_indices, sample_rate, sample_uniform
 from tubelet.zeroshot.decompose import SubQueries, by_rules
 from tubelet.zeroshot.method import Choice, choose
-from tubelet.zeroshot.scoring import box_weights
+from tubelet.zeroshot.regions import scores_per_frame, track_weights
 from tubelet.zeroshot.settings import ZeroShotSettings
+from tubelet.zeroshot.splitting import Endpoint, Splitter, make_splitter
 
 Source = str | Path | Video | Clip
 TASKS = ("stvg", "tvg", "svg", "rec")
+_LONGEST_GAP_S = 1.0  # boxes are interpolated over gaps up to here (key frames, short occlusions)
+_SAME_PLACE = 0.5  # mean IoU from which two tracks are one target
 
 
 @dataclass(frozen=True, slots=True)
 class EncodedVideo:
     """A video as the model read it, and its proposals on the map's steps; only the model that made it can use it.
 
-    grid: one moment per step of the map. weights: (P, T, h, w) of the tracks.
+    grid: one moment per step of the map. tracks: on that grid. weights: (P, T, h, w) of the tracks. dense: the same
+    tracks on the grid they were made on, small gaps filled; the boxes of answers. clip: the frames, kept only for
+    models whose steps mix frames (the reversed video must be encoded again).
     """
 
     name: str
@@ -52,6 +58,8 @@ class EncodedVideo:
     model: tuple[str, str]
     timings_s: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    dense: Tracks | None = None
+    clip: Clip | None = None
 
 
 def load_zero_shot(
@@ -60,12 +68,24 @@ def load_zero_shot(
     settings: ZeroShotSettings = ZeroShotSettings(),
     device: str | None = None,
     dtype: str | None = None,
+    split: str | Endpoint = "rules",
+    cache: str | Path | None = None,
+    max_frame_tokens: int | None = None,
     **proposal_settings: Any,
 ) -> ZeroShotGrounder:
-    """Load a video MLLM (embedded name, folder or hub id) for grounding without training."""
+    """Load a video MLLM (embedded name, folder or hub id) for grounding without training.
+
+    split: who makes sub-queries for tuning: "rules", "model" or an `Endpoint`. cache: folder for sub-queries and
+    proposals. max_frame_tokens: as in `load_mllm`. proposal_settings: of `propose_tracks` (phrases, models, ...).
+    """
     from tubelet.mllm.loading import load_mllm
 
-    return ZeroShotGrounder(load_mllm(model, device, dtype), proposals, settings, **proposal_settings)
+    mllm = load_mllm(model, device, dtype, max_frame_tokens)
+    folder = None if cache is None else Path(cache).expanduser()
+    if folder is not None:
+        proposal_settings.setdefault("cache", folder / "tracks")
+    splitter = make_splitter(split, mllm, None if folder is None else folder / "sub-queries")
+    return ZeroShotGrounder(mllm, proposals, settings, splitter, **proposal_settings)
 
 
 class ZeroShotGrounder:
@@ -78,8 +98,10 @@ class ZeroShotGrounder:
         mllm: Mllm,
         proposals: str = "motion",
         settings: ZeroShotSettings = ZeroShotSettings(),
+        splitter: Splitter = by_rules,
         **proposal_settings: Any,
     ) -> None:
+        self.splitter = splitter
         self.mllm, self.proposals, self.settings = mllm, proposals, settings
         self.proposal_settings = proposal_settings
         self.name, self.revision = f"{mllm.name}, zero-shot", mllm.revision
@@ -117,11 +139,13 @@ class ZeroShotGrounder:
         prefix = self.mllm.prefix(visual)
         read = time.perf_counter()
         if tracks is None:
-            tracks = propose_tracks(self.proposals, source, **self.proposal_settings)
+            tracks = self._propose(source, clip.grid)
         else:
             tracks.check_hash(video_hash(source))
-        placed = tracks.on_grid(grid)
-        weights = box_weights(placed.boxes_xyxy, placed.visible, (steps.n_rows, steps.n_columns))
+        filled = tuple(fill_gaps(track, tracks.grid, _LONGEST_GAP_S) for track in tracks)
+        dense = replace(tracks, tracks=filled)
+        placed = dense.on_grid(grid)
+        weights = track_weights(placed, (steps.n_rows, steps.n_columns), self._for_model)
         timings = {
             "decode_s": decoded - start,
             "encode_s": read - decoded,
@@ -132,8 +156,33 @@ class ZeroShotGrounder:
         if tracks.n_clipped:
             notes.append(f"{tracks.n_clipped} boxes of the proposals left the frame and were cut")
         return EncodedVideo(
-            name, grid, len(clip) == 1, visual, prefix, placed, weights, me, timings, tuple(notes)
+            name,
+            grid,
+            len(clip) == 1,
+            visual,
+            prefix,
+            placed,
+            weights,
+            me,
+            timings,
+            tuple(notes),
+            dense,
+            None if steps.one_frame_per_step else clip,
         )
+
+    @property
+    def _for_model(self) -> ZeroShotSettings:
+        capabilities = self.mllm.capabilities
+        return self.settings.for_model(capabilities.family, capabilities.n_layers)
+
+    def _propose(self, source: Video | Clip, read: FrameGrid) -> Tracks:
+        """Proposals on the usual frames and on those that the model reads, so that masks meet its steps."""
+        wanted = dict(self.proposal_settings)
+        if isinstance(source, Video) and not source.is_image and "grid" not in wanted:
+            usual = sample_rate(source, float(wanted.pop("fps", DEFAULT_FPS)))
+            both = np.union1d(usual.frame_index, read.frame_index)
+            wanted["grid"] = sample_indices(source, both)
+        return propose_tracks(self.proposals, source, **wanted)
 
     # --- ask -----------------------------------------------------------------------------------
 
@@ -186,8 +235,31 @@ class ZeroShotGrounder:
                 raise QueryError(
                     "task svg asks where something is in a given span: give span=Span(start_s, end_s)"
                 )
-            parts = by_rules(text)
-            found = choose(self.mllm, state.visual, state.prefix, state.weights, text, parts, self.settings)
+            chosen = self._for_model
+            if chosen.lower_case:
+                text = text.lower()
+            tunes = chosen.spatial or chosen.temporal
+            parts = self.splitter(text) if tunes else by_rules(text)
+
+            def frames_of(relative_map: Any, row: int) -> Any:
+                return scores_per_frame(relative_map, state.tracks, row, state.weights, chosen)
+
+            def backwards() -> VisualTokens:
+                if state.clip is None:
+                    return state.visual.flipped()
+                return _encode_backwards(self.mllm, state.visual, state.clip)
+
+            found = choose(
+                self.mllm,
+                state.visual,
+                state.prefix,
+                state.weights,
+                text,
+                parts,
+                chosen,
+                frames_of,
+                backwards,
+            )
             return self._prediction(state, text, task, span, parts, found, time.perf_counter() - start)
         except TubeletError as error:
             return Prediction(state.name, str(query), task, failure=str(error))
@@ -213,6 +285,7 @@ class ZeroShotGrounder:
                 "proposals": state.tracks.provider,
                 "n_proposals": len(state.tracks),
                 "token": found.token,
+                "track": None if found.track is None else state.tracks[found.track].track_id,
                 "split_by": parts.source,
                 "consistency": found.consistency,
             },
@@ -230,22 +303,55 @@ class ZeroShotGrounder:
         sure = float(found.scores[found.track]) / total if total > 0 else 0.0
         if found.scores[found.track] < self.settings.absent_below:
             return Prediction(state.name, query, task, confidence=sure, **common)
-        edges = state.grid.cell_edges_s()
-        if span is None:
-            span = (
-                Span(0.0, state.grid.duration_s)
-                if state.is_image
-                else Span(float(edges[found.first]), float(edges[found.last + 1]))
-            )
-        tube = _tube(state, found.track, span, sure, query, with_boxes=task != "tvg")
-        return Prediction(state.name, query, task, (tube,), confidence=sure, **common)
+        tubes: list[Tube] = []
+        rows: list[int] = []
+        for row, first, last in ((found.track, found.first, found.last), *found.others):
+            if len(tubes) == self.settings.targets or any(_same_target(state, row, kept) for kept in rows):
+                continue
+            share = float(found.scores[row]) / total if total > 0 else 0.0
+            when = span or _span(state, first, last)
+            tubes.append(_tube(state, row, when, share, query, with_boxes=task != "tvg"))
+            rows.append(row)
+        return Prediction(state.name, query, task, tuple(tubes), confidence=sure, **common)
+
+
+def _encode_backwards(mllm: Mllm, visual: VisualTokens, clip: Clip) -> VisualTokens:
+    """The reversed video of a model whose steps mix frames; step t shows the frames of step T - 1 - t.
+
+    Times and labels stay where they are (docs of `VisualTokens.flipped`): only what is seen goes backwards.
+    """
+    order = visual.grid.frames.reshape(-1)[::-1]
+    times = np.linspace(0.0, clip.grid.duration_s, len(order), endpoint=False)
+    grid = replace(clip.grid, frame_index=np.arange(len(order)), times_s=times)
+    return replace(mllm.encode(Clip(clip.pixels[order], grid)), grid=visual.grid)
+
+
+def _span(state: EncodedVideo, first: int, last: int) -> Span:
+    if state.is_image:
+        return Span(0.0, state.grid.duration_s)
+    edges = state.grid.cell_edges_s()
+    return Span(float(edges[first]), float(edges[last + 1]))
+
+
+def _same_target(state: EncodedVideo, a: int, b: int) -> bool:
+    """Do two proposals follow one thing? By mean IoU of their boxes where both are seen."""
+    from tubelet.metrics.boxes import paired_iou
+
+    one, two = state.tracks[a], state.tracks[b]
+    both = one.visible & two.visible
+    if not both.any():
+        return False
+    return float(paired_iou(one.boxes_xyxy[both], two.boxes_xyxy[both]).mean()) >= _SAME_PLACE
 
 
 def _tube(
     state: EncodedVideo, track: int, span: Span, score: float, label: str, with_boxes: bool = True
 ) -> Tube:
     """The track's boxes inside the span; the nearest one it has, where it has none there."""
-    chosen, times = state.tracks[track], state.grid.times_s
+    tracks = state.dense or state.tracks
+    chosen, times = tracks[track], tracks.grid.times_s
+    if not chosen.visible.any():
+        chosen, times = state.tracks[track], state.grid.times_s
     if not with_boxes:
         return Tube(span, score=score, label=label)
     keep = chosen.visible & (times >= span.start_s) & (times <= span.end_s)

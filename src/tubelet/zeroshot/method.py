@@ -11,6 +11,7 @@ exists.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,20 +24,22 @@ from tubelet.zeroshot.decompose import SubQueries, question_of
 from tubelet.zeroshot.intervals import interval
 from tubelet.zeroshot.maps import assemble, choose_token, consistency, layer_range
 from tubelet.zeroshot.reattention import gap, tune, yes_no_ids
-from tubelet.zeroshot.scoring import frame_scores, track_scores
+from tubelet.zeroshot.scoring import track_scores
 from tubelet.zeroshot.settings import ZeroShotSettings
 
 if TYPE_CHECKING:
     import torch
 
 FloatArray = npt.NDArray[np.float64]
+FrameScorer = Callable[[FloatArray, int], FloatArray]
+_MOST_OTHERS = 20  # further targets that are looked at
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
     """What was found: the track's row (None: nothing to choose from), scores per track (P,), frames first..last of
-    the map's steps (both inside), scores per frame (T,) of the track, the token that was read and, with TAS, how alike
-    the two maps were."""
+    the map's steps (both inside), scores per frame (T,) of the track, the token that was read, with TAS how alike
+    the two maps were, and (track, first, last) of other tracks that score almost as high, best first."""
 
     track: int | None
     scores: FloatArray
@@ -45,6 +48,7 @@ class Choice:
     frame_scores: FloatArray
     token: int | None
     consistency: float | None = None
+    others: tuple[tuple[int, int, int], ...] = ()
 
 
 def choose(
@@ -55,8 +59,15 @@ def choose(
     sentence: str,
     parts: SubQueries,
     settings: ZeroShotSettings,
+    frames_of: FrameScorer,
+    backwards: Callable[[], VisualTokens] | None = None,
 ) -> Choice:
-    """weights: (P, T, h, w) of the tracks on the map's steps. Raises QueryError for what no model can be asked."""
+    """Which track, and when.
+
+    weights: (P, T, h, w) of the tracks on the map's steps. frames_of: (map, track) -> (T,) scores of its frames.
+    backwards: makes the reversed video's tokens; default: the tokens flipped. Raises QueryError for what no model can
+    be asked.
+    """
     n_steps = visual.grid.n_steps
     if not len(weights):
         return Choice(None, np.zeros(0), 0, n_steps - 1, np.zeros(n_steps), None)
@@ -64,11 +75,13 @@ def choose(
     attribute = whole if parts.attribute is None else question_of(parts.attribute, settings.question)
     action = whole if parts.action is None else question_of(parts.action, settings.question)
     agreement: float | None = None
+    if backwards is None:
+        backwards = visual.flipped
     if settings.spatial:
         read = attribute if settings.read == "sub" else whole
         space, token = _tuned_map(mllm, visual, attribute, read, settings)
         if settings.assemble and n_steps > 1:
-            back, _ = _tuned_map(mllm, visual.flipped(), attribute, read, settings)
+            back, _ = _tuned_map(mllm, backwards(), attribute, read, settings)
             agreement = consistency(space, back)
             space = assemble(space, back)
     else:
@@ -82,21 +95,42 @@ def choose(
         time_map = space
     scores = track_scores(space, weights)
     track = int(scores.argmax())
-    frames = frame_scores(time_map, weights[track : track + 1])[0]
+    frames = frames_of(time_map, track)
     first, last = interval(frames, settings.interval, settings.k)
-    return Choice(track, scores, first, last, frames, token, agreement)
+    more = []
+    for other in np.argsort(-scores, kind="stable")[1:].tolist():
+        if scores[other] >= settings.target_share * scores[track] and len(weights) > 1:
+            more.append((other, *interval(frames_of(time_map, other), settings.interval, settings.k)))
+        if settings.targets == 1 or len(more) >= _MOST_OTHERS:
+            break
+    others = tuple(more) if settings.targets > 1 else ()
+    return Choice(track, scores, first, last, frames, token, agreement, others)
 
 
 def read_map(
-    mllm: Mllm, visual: VisualTokens, prefix: Prefix, question: str, settings: ZeroShotSettings
+    mllm: Mllm,
+    visual: VisualTokens,
+    prefix: Prefix,
+    question: str,
+    settings: ZeroShotSettings,
+    general_prefix: Prefix | None = None,
 ) -> tuple[FloatArray, int | None]:
-    """The relative map (T, h, w) of a question, and the token it was read from."""
+    """The relative map (T, h, w) of a question, and the token it was read from.
+
+    general_prefix: the video under the general prompt, where that is another one than under the question.
+    """
     import torch
 
     prompts = [mllm.prompt(visual, text) for text in (question, settings.general)]
     layers = layer_range(settings.layers, mllm.capabilities.n_layers)
+    tokens: Any = tuple(range(-settings.candidates, 0)) if settings.candidates else "candidates"
+    spec = RowSpec(tokens, layers)
     with torch.no_grad():
-        asked, general = mllm.ask(prefix, prompts, RowSpec(layers=layers), logits=False)
+        if general_prefix is None:
+            asked, general = mllm.ask(prefix, prompts, spec, logits=False)
+        else:
+            (asked,) = mllm.ask(prefix, prompts[:1], spec, logits=False)
+            (general,) = mllm.ask(general_prefix, prompts[1:], spec, logits=False)
     assert asked.rows is not None and general.rows is not None
     rows = [r.rows.double().cpu().numpy() for r in (asked, general) if r.rows is not None]
     return choose_token(rows[0], rows[1], asked.offsets, settings)
@@ -112,8 +146,9 @@ def _tuned_map(
     prompts = [mllm.prompt(visual, text) for text in (settings.general, learn)]
 
     def gaps_of(delta: torch.Tensor) -> torch.Tensor:
-        readings: list[Any] = mllm.ask(mllm.prefix(visual, delta), prompts)
-        return torch.stack([gap(reading.logits, yes, no) for reading in readings])
+        readings: list[Any] = mllm.ask(mllm.prefix(visual, delta), prompts, token_ids=(*yes, *no))
+        at = range(len(yes)), range(len(yes), len(yes) + len(no))
+        return torch.stack([gap(reading.logits, *at) for reading in readings])
 
     start = torch.zeros(visual.tokens.shape, dtype=torch.float32, device=visual.tokens.device)
     prompt = tune(gaps_of, start, settings)
@@ -123,4 +158,5 @@ def _tuned_map(
         )
     with torch.no_grad():
         tuned = mllm.prefix(visual, prompt)
-    return read_map(mllm, visual, tuned, read, settings)
+        plain = None if settings.general_tuned else mllm.prefix(visual)
+    return read_map(mllm, visual, tuned, read, settings, plain)

@@ -35,6 +35,13 @@ class ZeroShotSettings:
     loss: "published" (linear, against the general prompt) or "paper" (-exp of the gap). rate, epochs, averaging: of
         plain gradient steps; averaging 0.5 is the published mean of the last two prompts, 1 is none.
     yes_no: "variants" (log-sum-exp over spellings) or "exact" (one lower-case token each, as published).
+    candidates: how many last tokens are looked at (the published, dormant rule: 6); 0: the role tokens and the one
+        before.
+    general_tuned: is the tuned prompt there for the general prompt, too (published), or not (paper, Algorithm 1)?
+    lower_case: lower the sentence first (published). region: "mask" where tracks have masks, or "box" (paper).
+    as_published: for the loaded family what the public scripts do: token -5 of LLaVA-NeXT-Video, the reversed video for
+        LLaVA-NeXT-Video and LLaVA-OneVision only. See `for_model`.
+    targets: at most so many tubes; others than the best need `target_share` of its score, and a place of their own.
     absent_below: relative peak under which the answer is "not in this video"; 0: never.
     frames: how many frames the model reads; the model's own limit counts if it is lower.
     """
@@ -58,6 +65,13 @@ class ZeroShotSettings:
     epochs: int = 1
     averaging: float = 1.0
     yes_no: str = "variants"
+    candidates: int = 0
+    general_tuned: bool = True
+    lower_case: bool = False
+    region: str = "mask"
+    as_published: bool = False
+    targets: int = 1
+    target_share: float = 0.8
     absent_below: float = 0.0
     frames: int = 20
 
@@ -69,6 +83,7 @@ class ZeroShotSettings:
             ("read", ("sub", "whole")),
             ("loss", ("published", "paper")),
             ("yes_no", ("variants", "exact")),
+            ("region", ("mask", "box")),
         ):
             if getattr(self, name) not in options:
                 raise QueryError(f"{name} is one of {', '.join(options)}, got {getattr(self, name)!r}")
@@ -78,6 +93,11 @@ class ZeroShotSettings:
             raise QueryError(
                 "token_offset counts from the end (negative), k and frames are at least 1 and epochs at least 0, "
                 f"got {self.token_offset}, {self.k}, {self.frames} and {self.epochs}"
+            )
+        if self.candidates < 0 or self.targets < 1 or not 0 < self.target_share <= 1:
+            raise QueryError(
+                "candidates is at least 0, targets at least 1 and target_share in (0, 1], "
+                f"got {self.candidates}, {self.targets} and {self.target_share:g}"
             )
         if self.epsilon <= 0 or self.rate < 0 or not 0 < self.averaging <= 1:
             raise QueryError(
@@ -89,6 +109,21 @@ class ZeroShotSettings:
         """The full method: both tunings and the reversed video."""
         return replace(self, spatial=True, temporal=True, assemble=True)
 
+    def for_model(self, family: str, n_layers: int) -> ZeroShotSettings:
+        """What these settings are for a family (`Capabilities.family`) of so many layers.
+
+        A range of layers of which a small model has none means all of them: the published code divides nothing by
+        nothing there, and every query would be lost.
+        """
+        made = self
+        if self.layers is not None and not range(n_layers)[slice(*self.layers)]:
+            made = replace(made, layers=None)
+        if not self.as_published:
+            return made
+        offset = -5 if family == "LLaVA-NeXT-Video" and self.token_offset == -3 else self.token_offset
+        reverses = family in ("LLaVA-NeXT-Video", "LLaVA-OneVision")
+        return replace(made, token_offset=offset, assemble=self.assemble and reverses)
+
 
 PRESETS = {
     "tubelet": ZeroShotSettings(),
@@ -96,6 +131,8 @@ PRESETS = {
         token="raw",
         general=PAPER_GENERAL_PROMPT,
         scale_epsilon=False,
+        general_tuned=False,
+        region="box",
         interval="top_k",
         spatial=True,
         temporal=True,
@@ -108,6 +145,8 @@ PRESETS = {
         layers=(-26, -6),
         scale_epsilon=False,
         weights="bilinear",
+        lower_case=True,
+        as_published=True,
         interval="window",
         spatial=True,
         temporal=True,

@@ -67,13 +67,14 @@ def study(
     asked = 0
     for index, (clip, tracks, query, truth, target) in enumerate(_queries(n, seed, grounder.max_frames)):
         state = grounder.encode(clip, tracks=tracks)
+        ids = [track.track_id for track in tracks]
         drawn = int(np.random.default_rng([seed, index, 5]).integers(len(tracks)))
         values["random"].append(_judged(_whole(tracks, drawn), truth, drawn == target))
         for name in variants:
             grounder.settings = replace(base, **VARIANTS[name])
             prediction = grounder.ground(state, query, "stvg")
             failed[name] += prediction.failure is not None
-            row = None if prediction.tube is None else _row_of(tracks, prediction.tube)
+            row = None if prediction.tube is None else ids.index(prediction.provenance["track"])
             values[name].append(_judged(prediction.tube, truth, row == target))
         asked += 1
         if progress is not None:
@@ -136,15 +137,6 @@ def _whole(tracks: Tracks, row: int) -> Any:
     from tubelet.proposals.track import to_tube
 
     return to_tube(tracks[row], tracks.grid)
-
-
-def _row_of(tracks: Tracks, tube: Any) -> int | None:
-    """Which track a tube's boxes were taken from."""
-    for row, track in enumerate(tracks):
-        at = np.abs(tracks.grid.times_s[:, None] - tube.times_s[None]).argmin(0)
-        if np.allclose(track.boxes_xyxy[at], tube.boxes_xyxy, atol=1e-9):
-            return row
-    return None
 
 
 def _judged(tube: Any, truth: Truth, right: bool) -> tuple[float, float, float]:
