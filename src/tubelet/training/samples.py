@@ -80,7 +80,8 @@ class WorldMix:
     """What a batch of toy-world samples holds.
 
     kind: "video", "image" (a scene in which nothing moves) or "moment" (one frame of a video: things turn, grow,
-    are dark or half out of sight; for stages that learn from dense labels only); batch: samples per batch;
+    are dark or half out of sight; for stages that learn from dense labels only) or "screens" (see `screens`);
+    batch: samples per batch;
     questions: per sample (packed);
     tasks: drawn per question, with repetition as weight; frames and size: T and S of the pixels;
     sampling: frames at "centres" of equal parts, or at the "ends": the first and the last frame of the video are in;
@@ -104,8 +105,8 @@ class WorldMix:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.kind not in ("image", "moment", "video"):
-            raise RecipeError(f"data.kind is image, moment or video, got {self.kind!r}")
+        if self.kind not in ("image", "moment", "video", "screens"):
+            raise RecipeError(f"data.kind is image, moment, video or screens, got {self.kind!r}")
         if not 0 < self.window <= 1:
             raise RecipeError(f"data.window is a fraction of the video above 0, got {self.window:g}")
         if self.sampling not in ("centres", "ends"):
@@ -118,6 +119,10 @@ class WorldMix:
 
 def world_batch(mix: WorldMix, step: int, split: str = "train") -> list[Sample]:
     """Batch number `step` of the stream; deterministic. Scenes without any question are skipped."""
+    if mix.kind == "screens":
+        from tubelet.training.screens import screen_batch
+
+        return screen_batch(mix, step, split)
     from tubelet.world.choreography import SceneConfig, make_scene
     from tubelet.world.render import render, soften
     from tubelet.world.tasks import make_questions
@@ -137,7 +142,7 @@ def world_batch(mix: WorldMix, step: int, split: str = "train") -> list[Sample]:
             continue
         scenes.append(scene)
         asked.append(questions)
-        times.append(_moments(mix, scene.duration_s, rng))
+        times.append(moments(mix, scene.duration_s, rng))
     pixels = render(scenes, times, mix.size, mix.size)
     soft = (
         soften(pixels.view(-1, mix.size, mix.size, 3), _generator(mix.seed, step)).view(pixels.shape).numpy()
@@ -160,7 +165,8 @@ def world_batch(mix: WorldMix, step: int, split: str = "train") -> list[Sample]:
     return [s for s in samples if s.questions]
 
 
-def _moments(mix: WorldMix, duration_s: float, rng: np.random.Generator) -> npt.NDArray[np.float64]:
+def moments(mix: WorldMix, duration_s: float, rng: np.random.Generator) -> npt.NDArray[np.float64]:
+    """When the frames of one sample are seen, seconds."""
     if mix.kind == "image":
         return np.zeros(1)
     if mix.kind == "moment":

@@ -379,6 +379,11 @@ def open_container(path: Path, data: bytes | None) -> Iterator[InputContainer]:
     try:
         yield media
     finally:
+        # PyAV frees a decoder while it holds the interpreter; a decoding thread that has something to log waits for
+        # the interpreter, and is waited for. Flushing waits for the threads without holding it.
+        for stream in media.streams.video:
+            if stream.codec_context is not None:
+                stream.codec_context.flush_buffers()
         media.close()
 
 
