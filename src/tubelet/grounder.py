@@ -90,8 +90,9 @@ def load(
     Args:
         model: embedded name, folder, or hub id. A SpaceVLLM folder continues; a LLaVA-OneVision checkpoint
             starts a new SpaceVLLM with an untrained decoder (`config` sets it up); a base that tubelet trained
-            (pico-base) stays the chat model that it is, unless `config` is given. A LLaVA-ST folder, tubelet's or in
-            the published layout, becomes a `LlavaSTGrounder`.
+            (pico-base) stays the chat model that it is, unless `config` is given; so does a LLaVA-Video or
+            LLaVA-OneVision of the LLaVA-NeXT repository, converted or in the published layout. A LLaVA-ST folder,
+            tubelet's or in the published layout, becomes a `LlavaSTGrounder`.
             Other video MLLMs (LLaVA-NeXT-Video, Qwen2-VL, Qwen2.5-VL, Qwen3-VL, InternVL) ground zero-shot.
         method: None: what the model was made for; "zero-shot": attention over motion proposals, for a LLaVA-OneVision,
             too (`tubelet.zeroshot.load_zero_shot` has more to choose).

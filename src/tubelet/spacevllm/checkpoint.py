@@ -8,7 +8,8 @@ A tubelet SpaceVLLM folder:
     tokenizer files      with the query tokens <r_0> .. <r_N_v>
     README.md            model card
 
-A folder in the stock LLaVA-OneVision layout also loads: it starts a new SpaceVLLM with an untrained decoder.
+A folder in the stock LLaVA-OneVision layout also loads: it starts a new SpaceVLLM with an untrained decoder. So does
+one in the layout of the LLaVA-NeXT repository (llava_next.py).
 """
 
 from __future__ import annotations
@@ -31,13 +32,14 @@ from tubelet.errors import ModelError
 from tubelet.model_folder import atomic_folder, first_line, no_bars, read_json, tensor_report
 from tubelet.pico import VIDEO_TOKEN, init_pico_vision, pico_config, pico_tokenizer
 from tubelet.spacevllm.config import SpaceVLLMConfig
+from tubelet.spacevllm.llava_next_layout import is_llava_next
 from tubelet.spacevllm.model import SpaceVLLM
 from tubelet.spacevllm.prompts import PromptLayout, make_layout, query_token
 
 log = logging.getLogger(__name__)
 
 MODEL_TYPE = "tubelet_spacevllm"
-_SETTINGS = "tubelet.json"  # beside a stock base: how tubelet talked to it in training
+SETTINGS = "tubelet.json"  # beside a stock base: how it was talked to in training
 _AUXILIARY = "auxiliary.safetensors"  # a base's training-only heads, so that a SpaceVLLM can grow from them
 _DEFAULT_PIXELS = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # SigLIP's mean and std
 
@@ -85,7 +87,8 @@ def with_queries(bundle: Bundle, config: SpaceVLLMConfig) -> Bundle:
 def with_settings(bundle: Bundle, config: SpaceVLLMConfig) -> Bundle:
     """The same weights under other settings: parts that only `config` has start with random weights (and are
     logged), parts that it lacks are left out."""
-    old, grown = bundle.model, SpaceVLLM(bundle.model.base, config).to(bundle.model.device)
+    old = bundle.model
+    grown = SpaceVLLM(old.base, config.on(old.config)).to(old.device)
     wanted = grown.state_dict()
     kept = {k: v for k, v in old.state_dict().items() if k in wanted and v.shape == wanted[k].shape}
     grown.load_state_dict(kept, strict=False)
@@ -108,18 +111,29 @@ def load_bundle(
     if kind == MODEL_TYPE:
         return _load_saved(folder, data, dtype, device)
     if kind == "llava_onevision":
-        return _load_base(folder, config or chat_settings(folder) or SpaceVLLMConfig(), dtype, device)
+        stored = chat_settings(folder)
+        return _load_base(folder, (config or stored or SpaceVLLMConfig()).on(stored), dtype, device)
+    if is_llava_next(data):
+        from tubelet.spacevllm.llava_next import load_llava_next
+
+        return load_llava_next(folder, config, dtype, device)
     raise ModelError(
         f"{folder} holds a model of type {kind!r}; "
-        f"tubelet's SpaceVLLM loads {MODEL_TYPE} and llava_onevision folders"
+        f"tubelet's SpaceVLLM loads {MODEL_TYPE} and llava_onevision folders, and llava or llava_qwen ones of the "
+        "LLaVA-NeXT repository"
     )
 
 
 def chat_settings(folder: Path) -> SpaceVLLMConfig | None:
-    """Settings that a base trained by tubelet was used with (frames, times, prompts); None for other bases."""
-    path = folder / _SETTINGS
+    """Settings that a base was trained with: of those that tubelet trained or converted, and of the LLaVA-NeXT
+    repository's; None for other bases."""
+    path = folder / SETTINGS
     if not path.is_file():
-        return None
+        if not is_llava_next(_read_config(folder)):
+            return None
+        from tubelet.spacevllm.llava_next import llava_next_settings
+
+        return llava_next_settings(folder)
     try:
         return SpaceVLLMConfig.from_dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
@@ -351,7 +365,7 @@ def save_base(
         if processor is not None:
             processor.save_pretrained(temporary)
         bundle.tokenizer.save_pretrained(temporary)
-        (temporary / _SETTINGS).write_text(json.dumps(bundle.model.config.to_dict(), indent=1) + "\n")
+        (temporary / SETTINGS).write_text(json.dumps(bundle.model.config.to_dict(), indent=1) + "\n")
         if auxiliary:
             heads = {
                 k: v.contiguous() for k, v in bundle.model.state_dict().items() if not k.startswith("base.")

@@ -6,7 +6,7 @@ Every field that the paper leaves open is an option here; docs/papers.md lists t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from tubelet.errors import ModelError
@@ -61,7 +61,7 @@ class SpaceVLLMConfig:
     """
     max_frames: N_v, how many frames are sampled; there are N_v + 1 query tokens, the last for single images.
     time_layout: where frame times are told: "list" after the frames (paper), "interleaved" before each
-        frame, or "none".
+        frame, "llava_video" after the frames in the words that LLaVA-Video was trained on, or "none".
     prompts: "full" sentences, or "brief" ones for models with a small vocabulary.
     span_reader: what the span is read from by default: "text" (paper), "activity" or "both" (our additions).
     time_decimals: of the seconds in prompts and answers.
@@ -75,6 +75,13 @@ class SpaceVLLMConfig:
     presence_threshold: presence below it means "not in this video" (our addition; 0 switches the presence head off).
         Answers show presence relative to it, so that 0.5 is the border (`readout.calibrated`).
     domain: what the model knows, for the warning when it is used on something else.
+    newline: where the base's newline embedding stands: "one" after the last frame (LLaVA-OneVision), "frame" after
+        each frame, "grid" after each row of each frame (LLaVA-Video), "none"; "base": as the base was trained, which
+        its folder says (`llava_next`), and "one" where it says nothing.
+    pool: how a frame's patches become visual tokens: "bilinear" (27 x 27 to 14 x 14), "average" or "max" (13 x 13);
+        "base": as the base was trained, "bilinear" where it says nothing.
+    words: rows of the vocabulary that may be written in answers: the rows after them are padding or placeholders of a
+        published base, which were never trained as words (0: all rows; a base that says so sets it).
     """
 
     max_frames: int = 64
@@ -90,12 +97,17 @@ class SpaceVLLMConfig:
     presence_threshold: float = 0.5
     domain: str = ""
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    newline: str = "base"
+    pool: str = "base"
+    words: int = 0
 
     def __post_init__(self) -> None:
         for name, options in (
-            ("time_layout", ("list", "interleaved", "none")),
+            ("time_layout", ("list", "interleaved", "llava_video", "none")),
             ("prompts", ("full", "brief")),
             ("span_reader", ("text", "activity", "both")),
+            ("newline", ("base", "one", "frame", "grid", "none")),
+            ("pool", ("base", "bilinear", "average", "max")),
         ):
             if getattr(self, name) not in options:
                 raise ModelError(f"{name} is one of {', '.join(options)}, got {getattr(self, name)!r}")
@@ -106,6 +118,19 @@ class SpaceVLLMConfig:
                 "max_frames must be at least 1 and motion_layers at least 0, "
                 f"got {self.max_frames} and {self.motion_layers}"
             )
+        if self.words < 0:
+            raise ModelError(f"words is a number of rows of the vocabulary, 0 for all, got {self.words}")
+
+    def on(self, base: SpaceVLLMConfig | None) -> SpaceVLLMConfig:
+        """These settings, with what they leave to the base taken from the base's own; None: it has none."""
+        if base is None:
+            return self
+        return replace(
+            self,
+            newline=base.newline if self.newline == "base" else self.newline,
+            pool=base.pool if self.pool == "base" else self.pool,
+            words=self.words or base.words,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

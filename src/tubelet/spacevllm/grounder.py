@@ -95,7 +95,9 @@ class SpaceVLLMGrounder:
         else:
             opened = video if isinstance(video, Video) else open_video(video)
             name, is_image = str(opened.path), opened.is_image
-            grid = sample_uniform(opened, self.max_frames, window)
+            # a LLaVA-Video that is still a chat model: first and last frame included, as it was trained
+            as_published = self.config.time_layout == "llava_video" and not self.bundle.layout.query_tokens
+            grid = sample_uniform(opened, self.max_frames, window, ends=as_published)
             side = self.model.image_size
             clip, report = read_clip_report(opened, grid, size=(side, side))
             if report.n_missing:

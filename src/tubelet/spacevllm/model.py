@@ -92,8 +92,13 @@ class SpaceVLLM(nn.Module):  # type: ignore[misc]
 
     @property
     def tokens_per_frame(self) -> int:
+        side = self._patches_per_side
+        return int((side // 2 if self.config.pool in ("average", "max") else -(-side // 2)) ** 2)
+
+    @property
+    def _patches_per_side(self) -> int:
         vision = self.base.config.vision_config
-        return int((-(-(vision.image_size // vision.patch_size) // 2)) ** 2)
+        return int(vision.image_size // vision.patch_size)
 
     @property
     def image_size(self) -> int:
@@ -110,10 +115,31 @@ class SpaceVLLM(nn.Module):  # type: ignore[misc]
         """
         parts = []
         for piece in pixels.split(chunk or len(pixels)):
+            if self.config.pool in ("average", "max"):
+                parts.append(self._pooled(self._projected(piece)))
+                continue
             features = self.base.model.get_video_features(piece[None], return_dict=True)
             pooled = features.pooler_output[0, :-1]  # the last row is the base's newline embedding
             parts.append(pooled.view(len(piece), self.tokens_per_frame, -1))
         return torch.cat(parts)
+
+    def _projected(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(N, P, D): every patch of the frames, projected, before pooling (as the stock forward does it)."""
+        base = self.base.model
+        states = base.vision_tower(pixels, output_hidden_states=True).hidden_states
+        layer = base.config.vision_feature_layer
+        chosen = states[layer] if isinstance(layer, int) else torch.cat([states[k] for k in layer], dim=-1)
+        if base.config.vision_feature_select_strategy == "default":
+            chosen = chosen[:, 1:]
+        projected: torch.Tensor = base.multi_modal_projector(chosen)
+        return projected
+
+    def _pooled(self, features: torch.Tensor) -> torch.Tensor:
+        """2 x 2 patches each, by average or maximum; an odd last row and column are dropped (27 gives 13)."""
+        side = self._patches_per_side
+        picture = features.unflatten(1, (side, side)).permute(0, 3, 1, 2)
+        small = F.avg_pool2d(picture, 2) if self.config.pool == "average" else F.max_pool2d(picture, 2)
+        return small.flatten(2).transpose(1, 2).contiguous()
 
     def with_motion(self, features: torch.Tensor, frame_mask: torch.Tensor) -> torch.Tensor:
         """(N, K, D) features of the real frames of B videos, after the motion layers; frame_mask (B, T)."""
@@ -132,8 +158,8 @@ class SpaceVLLM(nn.Module):  # type: ignore[misc]
         where = packed.visual_at[row, frame]  # (N, K)
         embeds = embeds.clone()
         embeds[row[:, None], where] = features.to(embeds.dtype)
-        rows = torch.arange(len(packed.ids), device=embeds.device)
-        embeds[rows, packed.newline_at] = self.base.model.image_newline.to(embeds.dtype)
+        row, k = (packed.newline_at >= 0).nonzero(as_tuple=True)
+        embeds[row, packed.newline_at[row, k]] = self.base.model.image_newline.to(embeds.dtype)
         return embeds
 
     # --- training --------------------------------------------------------------------------------
@@ -285,8 +311,10 @@ class SpaceVLLM(nn.Module):  # type: ignore[misc]
         alive = list(range(n))
         past = segment
         for step in range(max_new_tokens):
-            scores = self.base.lm_head(last).float().log_softmax(-1)
-            best = scores.max(-1)
+            scores = self.base.lm_head(last).float()
+            if self.config.words:
+                scores[:, self.config.words :] = -torch.inf
+            best = scores.log_softmax(-1).max(-1)
             still = []
             for k, q in enumerate(alive):
                 token = int(best.indices[k])

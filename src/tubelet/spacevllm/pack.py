@@ -40,6 +40,7 @@ class Packed:
     """B rows of length L holding Q questions in all. Index tensors point into a row.
 
     segment: 0 in the prefix, k in the row's k-th suffix, -1 in padding.
+    newline_at: the base's newline tokens, -1 where a row has fewer (N = 1 but for `SpaceVLLMConfig.newline`).
     answer_row/answer_at/answer_ids: (A,) the positions whose next token is an answer token, and that token;
     answer_question: its question; answer_frame: the frame whose time it tells, or -1.
     """
@@ -51,7 +52,7 @@ class Packed:
     visual_at: torch.Tensor  # (B, T, K), 0 where a row has fewer frames
     query_at: torch.Tensor  # (B, T)
     frame_mask: torch.Tensor  # (B, T)
-    newline_at: torch.Tensor  # (B,)
+    newline_at: torch.Tensor  # (B, N)
     question_row: torch.Tensor  # (Q,)
     text_at: torch.Tensor  # (Q, S)
     text_mask: torch.Tensor  # (Q, S)
@@ -78,6 +79,12 @@ def pack(prefixes: Sequence[Prefix], suffixes: Sequence[Sequence[Suffix]], pad_i
     visual_at = np.zeros((n_rows, n_frames, n_visual), dtype=np.int64)
     query_at = np.zeros((n_rows, n_frames), dtype=np.int64)
     frame_mask = np.zeros((n_rows, n_frames), dtype=bool)
+    newlines = [
+        [at for at in (*prefix.earlier_newlines_at, prefix.newline_at) if at >= 0] for prefix in prefixes
+    ]
+    newline_at = np.full((n_rows, max(map(len, newlines))), -1, dtype=np.int64)
+    for b, places in enumerate(newlines):
+        newline_at[b, : len(places)] = places
     question_row: list[int] = []
     texts: list[npt.NDArray[np.int64]] = []
     answers: list[tuple[int, int, int, int, int]] = []
@@ -111,7 +118,7 @@ def pack(prefixes: Sequence[Prefix], suffixes: Sequence[Sequence[Suffix]], pad_i
         "visual_at": visual_at,
         "query_at": query_at,
         "frame_mask": frame_mask,
-        "newline_at": np.array([p.newline_at for p in prefixes]),
+        "newline_at": newline_at,
         "question_row": np.array(question_row, dtype=np.int64),
         "text_at": text_at,
         "text_mask": text_mask,

@@ -7,11 +7,15 @@ its answer:
     prefix:  head [frame 0 tokens] <r_0> ... [frame T-1 tokens] <r_T-1> between (times)
     suffix:  question tail answer
 
+A base's newline tokens stand after the last frame, after every frame, or after every row of a frame
+(`SpaceVLLMConfig.newline`), always before the frame's query token.
+
 The layout comes from rendering the tokenizer's own chat template, never from hard-coded role strings.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -212,12 +216,16 @@ class PromptLayout:
 
 @dataclass(frozen=True, slots=True)
 class Prefix:
-    """Ids of [video + queries], and where things are in it. T frames of K visual tokens each."""
+    """Ids of [video + queries], and where things are in it. T frames of K visual tokens each.
+
+    newline_at: the last of the base's newline tokens, -1 where there is none; earlier_newlines_at: those before it.
+    """
 
     ids: npt.NDArray[np.int64]  # (P,)
     visual_at: npt.NDArray[np.int64]  # (T, K)
     query_at: npt.NDArray[np.int64]  # (T,)
-    newline_at: int  # the base model's one newline after the last frame
+    newline_at: int
+    earlier_newlines_at: tuple[int, ...] = ()
 
 
 def make_layout(tokenizer: Any, video_token: str, max_frames: int) -> PromptLayout:
@@ -274,15 +282,21 @@ def make_prefix(
     ids: list[int] = list(layout.head)
     visual_at = np.empty((n, tokens_per_frame), dtype=np.int64)
     query_at = np.empty(n, dtype=np.int64)
-    newline_at = -1
+    newlines: list[int] = []
     for i, time_s in enumerate(times_s):
         if config.time_layout == "interleaved" and not is_image:
             ids += encode(tokenizer, seconds(config, float(time_s)))
-        visual_at[i] = np.arange(len(ids), len(ids) + tokens_per_frame)
-        ids += [layout.video_token] * tokens_per_frame
-        if i == n - 1:
-            newline_at = len(ids)
-            ids.append(layout.video_token)
+        if config.newline == "grid":
+            row_starts, side = _row_starts(len(ids), tokens_per_frame)
+            visual_at[i] = (row_starts[:, None] + np.arange(side)).ravel()
+            newlines += (row_starts + side).tolist()
+            ids += [layout.video_token] * (side * (side + 1))
+        else:
+            visual_at[i] = np.arange(len(ids), len(ids) + tokens_per_frame)
+            ids += [layout.video_token] * tokens_per_frame
+            if config.newline == "frame" or (config.newline in ("base", "one") and i == n - 1):
+                newlines.append(len(ids))
+                ids.append(layout.video_token)
         if layout.query_tokens:
             ids.append(layout.query_tokens[-1 if is_image else i])
         query_at[i] = len(ids) - 1
@@ -295,4 +309,30 @@ def make_prefix(
             f"and {n} frames are uniformly sampled from it. "
             f"These frames are located at {listed}.\n",
         )
-    return Prefix(np.array(ids, dtype=np.int64), visual_at, query_at, newline_at)
+    if config.time_layout == "llava_video" and not is_image:
+        listed = ",".join(seconds(config, float(t)) for t in times_s)
+        ids += encode(  # to the letter, with no space before "Please"
+            tokenizer,
+            f"The video lasts for {duration_s:.{config.time_decimals}f} seconds, "
+            f"and {n} frames are uniformly sampled from it. "
+            f"These frames are located at {listed}."
+            "Please answer the following questions related to this video.\n",
+        )
+    return Prefix(
+        np.array(ids, dtype=np.int64),
+        visual_at,
+        query_at,
+        newlines[-1] if newlines else -1,
+        tuple(newlines[:-1]),
+    )
+
+
+def _row_starts(start: int, tokens_per_frame: int) -> tuple[npt.NDArray[np.int64], int]:
+    """Where the rows of a square frame begin when each is followed by a newline, and how long they are."""
+    side = math.isqrt(tokens_per_frame)
+    if side * side != tokens_per_frame:
+        raise ModelError(
+            f'newline "grid" ends each row of a square frame, but a frame has {tokens_per_frame} tokens: '
+            'choose newline "frame" or "one"'
+        )
+    return start + np.arange(side, dtype=np.int64) * (side + 1), side
