@@ -18,8 +18,21 @@ def train(
     ] = None,
     resume: Annotated[bool, typer.Option(help="Go on from the newest checkpoint in the run folder.")] = True,
     threads: Annotated[int, typer.Option(help="CPU threads; 0: all.", min=0)] = 0,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what it costs, and whether the data is there.")
+    ] = False,
+    processes: Annotated[int, typer.Option(help="Dry run: number of GPUs.", min=1)] = 1,
+    sharding: Annotated[str, typer.Option(help="Dry run: none, fsdp2, zero2 or zero3.")] = "none",
+    tokens_per_s: Annotated[
+        float | None, typer.Option(help="Dry run: tokens per second of all GPUs together.")
+    ] = None,
+    mfu: Annotated[float | None, typer.Option(help="Dry run: share of the GPUs' peak rate.")] = None,
+    gpu_tflops: Annotated[float | None, typer.Option(help="Dry run: peak rate of one GPU, TFLOP/s.")] = None,
 ) -> None:
     """Train a model from a recipe; killed at any moment, the same command resumes."""
+    if dry_run:
+        _dry_run(recipe, settings or [], processes, sharding, tokens_per_s, mfu, gpu_tflops)
+        return
     import torch
 
     from tubelet.training.loop import train as run
@@ -39,3 +52,22 @@ def train(
         f"{loaded.folder / 'model'}: {done.total_steps} steps, {done.questions} questions, "
         f"{done.seconds / 60:.1f} minutes"
     )
+
+
+def _dry_run(
+    recipe: Path,
+    settings: list[str],
+    processes: int,
+    sharding: str,
+    tokens_per_s: float | None,
+    mfu: float | None,
+    gpu_tflops: float | None,
+) -> None:
+    """Print what a recipe costs; exit code 1 when data is missing."""
+    from tubelet.training.dry_run import dry_run, report
+    from tubelet.training.recipe import load_recipe
+
+    found = dry_run(load_recipe(recipe, settings), processes, sharding, tokens_per_s, mfu, gpu_tflops)
+    typer.echo(report(found))
+    if found.missing:
+        raise typer.Exit(1)

@@ -36,6 +36,7 @@ class Batch:
     n_questions: int  # without any, the number of samples
     dense: DenseTruth | None = None
     times_s: torch.Tensor | None = None  # (N,) of the frames of videos; None: images
+    replaced: int = 0  # samples that stand in for broken ones (of files)
 
     def to(self, device: torch.device | str) -> Batch:
         names = SpaceTruth.__slots__

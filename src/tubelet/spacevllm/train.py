@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from tubelet.spacevllm.checkpoint import (
 from tubelet.spacevllm.config import SpaceVLLMConfig
 from tubelet.spacevllm.dense import doing_loss, seen_loss
 from tubelet.spacevllm.domain import save_domain
+from tubelet.spacevllm.item_rows import sample_stream
 from tubelet.spacevllm.loss import (
     edge_loss,
     middle_loss,
@@ -34,8 +36,9 @@ from tubelet.spacevllm.loss import (
     total_loss,
 )
 from tubelet.spacevllm.match import clock_loss
-from tubelet.training.loop import Job
-from tubelet.training.recipe import Recipe, Stage
+from tubelet.training.loop import STAGE_OFFSET, Job
+from tubelet.training.lora import add_lora, merged
+from tubelet.training.recipe import ItemList, Recipe, Stage
 from tubelet.training.samples import world_batch
 
 DENSE_STAGES = ("vision", "motion", "trunk")  # learn from dense labels alone: no questions are asked
@@ -58,10 +61,24 @@ def make_job(recipe: Recipe) -> Job:
         if recipe.spacevllm not in (SpaceVLLMConfig(), bundle.model.config):
             bundle = with_settings(bundle, recipe.spacevllm)
     bundle.model.train()
+    adapts = any(stage.train == "lora" for stage in recipe.stages)
+    if adapts and not recipe.lora.rank:
+        raise RecipeError("a lora stage trains adapters of the LLM: set lora.rank, for example to 128")
+    if recipe.lora.rank and not adapts:
+        raise RecipeError("lora.rank is set but no stage learns adapters: set train: lora, or lora.rank: 0")
+    if adapts:
+        add_lora(bundle.model.base.model.language_model, recipe.lora)
     if recipe.gradient_checkpointing:
         bundle.model.base.model.language_model.gradient_checkpointing_enable({"use_reentrant": False})
 
+    streams: dict[str, Any] = {}
+
     def make_batch(stage: Stage, k: int) -> Batch:
+        if stage.items is not None:
+            if stage.name not in streams:
+                streams[stage.name] = item_stream(bundle, stage.items, recipe.seed)
+            batch: Batch = streams[stage.name](k % STAGE_OFFSET)
+            return batch
         weights = np.array(stage.data_weights or [1.0] * len(stage.data))
         which = int(np.random.default_rng([k, 23]).choice(len(stage.data), p=weights / weights.sum()))
         return make_world_batch(bundle, stage.data[which], k, asks=stage.train not in DENSE_STAGES)
@@ -86,14 +103,17 @@ def make_job(recipe: Recipe) -> Job:
         if batch.dense is not None and out.doing_logits is not None:
             parts["doing"] = doing_loss(out.doing_logits, batch.dense)
         total = total_loss(parts, stage.losses)
+        if stage.items is not None:
+            parts["replaced"] = total.new_tensor(float(batch.replaced))
         return total, {"loss": total, **parts}, batch.n_questions
 
     def save(folder: Path) -> None:
         dtype = getattr(torch, recipe.save_dtype)
-        if recipe.model == "pico-base":
-            save_base(bundle, folder, dtype)
-        else:
-            finish(bundle, recipe, folder, dtype)
+        with merged(bundle.model):
+            if recipe.model == "pico-base":
+                save_base(bundle, folder, dtype)
+            else:
+                finish(bundle, recipe, folder, dtype)
 
     def prepare(stage: Stage) -> None:
         choose_parameters(bundle, stage.train)
@@ -102,26 +122,30 @@ def make_job(recipe: Recipe) -> Job:
 
 
 def finish(bundle: Bundle, recipe: Recipe, folder: Path, dtype: torch.dtype) -> None:
-    """Calibrate on the validation split and write the final SpaceVLLM folder."""
+    """Calibrate on the validation split and write the final SpaceVLLM folder.
+
+    Rows in files hold no sentences that match nothing: a model that learnt from them has no presence to calibrate.
+    """
     mixes, learnt = recipe.stages[-1].data, recipe.stages[-1].losses
     model = bundle.model
-    threshold = round(presence_threshold(bundle, mixes[0]), 4) if learnt.presence > 0 else 0.0
+    threshold = round(presence_threshold(bundle, mixes[0]), 4) if mixes and learnt.presence > 0 else 0.0
     model.config = replace(model.config, presence_threshold=threshold)
     save_bundle(replace(bundle, trained=True), folder, dtype)
-    if model.config.domain:
+    if model.config.domain and mixes:
         save_domain(world_domain(mixes), folder)
 
 
 def choose_parameters(bundle: Bundle, train: str) -> None:
     """Train "all"; the "decoder": the new parts only, of the vocabulary only the query tokens' rows; or, on
     dense labels alone, "vision": the vision tower and its projector; "motion": the motion layers behind them;
-    "trunk": the LLM behind those and how the decoder looks at its visual tokens."""
+    "trunk": the LLM behind those and how the decoder looks at its visual tokens. "lora": as "decoder", and the
+    adapters of the LLM."""
     model = bundle.model
     model.requires_grad_(train == "all")
     table = model.base.get_input_embeddings().weight
     for hook in getattr(table, "_tubelet_hooks", ()):
         hook.remove()
-    table._tubelet_hooks = []
+    table._tubelet_hooks, table._tubelet_rows = [], None
     if train == "all":
         return
     if train in DENSE_STAGES:
@@ -144,13 +168,27 @@ def choose_parameters(bundle: Bundle, train: str) -> None:
             part.requires_grad_(True)
         return
     for name, parameter in model.named_parameters():
-        if not name.startswith("base."):
+        if not name.startswith("base.") or (train == "lora" and ".lora_" in name):
             parameter.requires_grad_(True)
     if bundle.layout.query_tokens:
         rows = torch.zeros(len(table), 1, device=table.device, dtype=table.dtype)
         rows[list(bundle.layout.query_tokens)] = 1
         table.requires_grad_(True)
+        table._tubelet_rows = rows  # of sharded tables, whose hooks do not run
         table._tubelet_hooks.append(table.register_hook(lambda gradient: gradient * rows))
+
+
+def item_stream(bundle: Bundle, items: ItemList, seed: int) -> Callable[[int], Batch]:
+    """make_batch(k) for rows in files (item_rows.py)."""
+    model = bundle.model
+    make = sample_stream(items, model.config.max_frames, model.image_size, seed)
+
+    def make_batch(k: int) -> Batch:
+        samples, replaced = make(k)
+        batch = collate(samples, model.config, bundle.layout, bundle.tokenizer, model.tokens_per_frame)
+        return replace(batch, replaced=replaced)
+
+    return make_batch
 
 
 def make_world_batch(bundle: Bundle, mix: Any, k: int, asks: bool = True) -> Batch:

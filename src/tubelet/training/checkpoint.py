@@ -23,36 +23,40 @@ from tubelet.errors import ModelError
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where a run stands: steps done in the current stage and over all, questions learnt, seconds spent."""
+    """Where a run stands: steps done in the current stage and over all, questions learnt, seconds spent.
+
+    batches: taken from the current stage by all processes together; with another number of processes, the run goes on
+    behind them. processes: that took the last step. Both are 0 in checkpoints that do not say it.
+    """
 
     stage: int = 0
     step: int = 0
     total_steps: int = 0
     questions: int = 0
     seconds: float = 0.0
+    batches: int = 0
+    processes: int = 0
 
 
 def save_checkpoint(
-    folder: Path, model: torch.nn.Module, optimisers: Sequence[torch.optim.Optimizer], progress: Progress
+    folder: Path,
+    model: torch.nn.Module,
+    optimisers: Sequence[torch.optim.Optimizer],
+    progress: Progress,
+    write: bool = True,
 ) -> Path:
+    """Write a checkpoint. Sharded tensors are written whole: every process calls this then, one of them to write."""
+    weights = full_tensors(model.state_dict(), write)
+    tensors, scalars = _optimiser_state(optimisers, write)
+    if not write:
+        return folder
     folder.mkdir(parents=True, exist_ok=True)
     final = folder / f"checkpoint-{progress.total_steps:08d}"
     for left in folder.glob(".writing-*"):  # of a run that was killed while it wrote
         shutil.rmtree(left, ignore_errors=True)
     temporary = folder / f".writing-{os.getpid()}"
     temporary.mkdir()
-    save_file(_unshared(model.state_dict()), temporary / "model.safetensors")
-    scalars: list[dict[str, Any]] = []
-    tensors: dict[str, torch.Tensor] = {}
-    for k, optimiser in enumerate(optimisers):
-        state = optimiser.state_dict()["state"]
-        scalars.append({})
-        for index, entries in state.items():
-            for name, value in entries.items():
-                if isinstance(value, torch.Tensor):
-                    tensors[f"{k}.{index}.{name}"] = value.detach().clone().contiguous()
-                else:
-                    scalars[k][f"{index}.{name}"] = value
+    save_file(_unshared(weights), temporary / "model.safetensors")
     save_file(tensors, temporary / "optimiser.safetensors")
     (temporary / "progress.json").write_text(json.dumps({"progress": asdict(progress), "scalars": scalars}))
     if final.exists():
@@ -64,6 +68,37 @@ def save_checkpoint(
         if old not in kept:
             shutil.rmtree(old)
     return final
+
+
+def _optimiser_state(
+    optimisers: Sequence[torch.optim.Optimizer], keep: bool
+) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
+    tensors: dict[str, torch.Tensor] = {}
+    scalars: list[dict[str, Any]] = []
+    for k, optimiser in enumerate(optimisers):
+        scalars.append({})
+        for index, entries in optimiser.state_dict()["state"].items():
+            for name, value in entries.items():
+                if isinstance(value, torch.Tensor):
+                    whole = full_tensors({name: value}, keep)
+                    tensors |= {f"{k}.{index}.{n}": v.detach().clone().contiguous() for n, v in whole.items()}
+                else:
+                    scalars[k][f"{index}.{name}"] = value
+    return tensors, scalars
+
+
+def full_tensors(tensors: Mapping[str, torch.Tensor], keep: bool = True) -> dict[str, torch.Tensor]:
+    """Sharded tensors gathered from all processes, on the CPU; the others as they are. keep: False drops them again."""
+    out = {}
+    for name, tensor in tensors.items():
+        if hasattr(tensor, "full_tensor"):
+            whole = tensor.full_tensor()
+            if keep:
+                # a gathered tensor may be a view of a longer, padded one: files hold whole storages only
+                out[name] = whole.detach().cpu().clone(memory_format=torch.contiguous_format)
+        elif keep:
+            out[name] = tensor
+    return out
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -112,7 +147,23 @@ def load_optimiser_state(path: Path, optimisers: Sequence[torch.optim.Optimizer]
             which, index, name = key.split(".", 2)
             if int(which) == k:
                 state.setdefault(int(index), {})[name] = value
+        parameters = [p for group in optimiser.param_groups for p in group["params"]]
+        for number, entries in state.items():
+            for entry, value in entries.items():
+                entries[entry] = _as_sharded(value, parameters[number])
         optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+
+
+def _as_sharded(value: Any, parameter: torch.Tensor) -> Any:
+    """State of a sharded parameter, cut as the parameter is."""
+    if not hasattr(parameter, "full_tensor") or not isinstance(value, torch.Tensor):
+        return value
+    if value.shape != parameter.shape:
+        return value  # a step count
+    from torch.distributed.tensor import distribute_tensor
+
+    local = value.to(parameter.device)
+    return distribute_tensor(local, parameter.device_mesh, parameter.placements)
 
 
 def _unshared(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -2,7 +2,7 @@
 
 It knows batches, losses and steps; it does not know what is learnt. A `Job` says that: how to make batch k,
 what its loss is, how to save the result. Batch k depends on k alone, so a resumed run continues as if never
-stopped.
+stopped, also on another number of processes. Weights are whole in every process, or sharded (sharding.py).
 """
 
 from __future__ import annotations
@@ -30,6 +30,15 @@ from tubelet.training.checkpoint import (
 )
 from tubelet.training.log import RunLog
 from tubelet.training.recipe import Optimiser, Recipe, Stage
+from tubelet.training.sharding import (
+    average_whole,
+    check_shardable,
+    clip,
+    mask_rows,
+    shard,
+    unshard,
+    wants_sharding,
+)
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +72,9 @@ def train(
     from accelerate.utils import DistributedDataParallelKwargs, set_seed
 
     folder = recipe.folder
+    sharded = wants_sharding()
+    if sharded:
+        check_shardable(recipe)
     # the vision tower's closing norm is never read, and a stage may train some parameters only
     unread = DistributedDataParallelKwargs(find_unused_parameters=True)
     accelerator = Accelerator(
@@ -82,11 +94,15 @@ def train(
     run_log = RunLog(folder, progress) if accelerator.is_main_process else None
     started = time.monotonic() - progress.seconds
     last_saved = time.monotonic()
-    model = accelerator.prepare(job.model)
+    if sharded:
+        if job.prepare is not None:
+            job.prepare(recipe.stages[0])  # what learns is fixed when a model is cut
+        shard(job.model, accelerator.device)
+    model = job.model if sharded else accelerator.prepare(job.model)
     for number in range(progress.stage, len(recipe.stages)):
         stage = recipe.stages[number]
         if number > progress.stage:
-            progress = replace(progress, stage=number, step=0)
+            progress = replace(progress, stage=number, step=0, batches=0)
         if job.prepare is not None:
             job.prepare(stage)
         trained = [p for p in model.parameters() if p.requires_grad]
@@ -94,8 +110,9 @@ def train(
         if restore is not None:
             load_optimiser_state(restore, optimisers)
             restore = None
-        prepared = [accelerator.prepare(o) for o in optimisers]
+        prepared = optimisers if sharded else [accelerator.prepare(o) for o in optimisers]
         world, rank = accelerator.num_processes, accelerator.process_index
+        progress = _dealt(progress, stage, world)
         batches = iter(
             _loader(
                 job,
@@ -106,6 +123,7 @@ def train(
                 rank,
                 recipe.workers,
                 number,
+                progress.batches - progress.step * stage.accumulate * world,
             )
         )
         while progress.step < stage.steps:
@@ -113,8 +131,13 @@ def train(
             for optimiser, peak in zip(optimisers, peaks(stage.optimiser), strict=True):
                 for group in optimiser.param_groups:
                     group["lr"] = peak * rate * group["scale"]
-            parts, asked = _step(accelerator, model, job, stage, batches)
-            norm = accelerator.clip_grad_norm_(trained, stage.optimiser.clip)
+            parts, asked = _step(accelerator, model, job, stage, batches, sharded)
+            if sharded:
+                average_whole(trained)
+                mask_rows(trained)
+                norm = clip(trained, stage.optimiser.clip)
+            else:
+                norm = accelerator.clip_grad_norm_(trained, stage.optimiser.clip)
             for optimiser in prepared:
                 optimiser.step()
                 optimiser.zero_grad()
@@ -124,21 +147,29 @@ def train(
                 total_steps=progress.total_steps + 1,
                 questions=progress.questions + asked * world,
                 seconds=time.monotonic() - started,
+                batches=progress.batches + stage.accumulate * world,
             )
             logs = progress.step % recipe.log_every == 0 or progress.step == stage.steps
+            numbers = {name: float(value) for name, value in parts.items()} if logs or on_step else {}
+            if logs and world > 1:  # all processes get here, with parts of their own kinds of data
+                numbers = _over_processes(numbers)
             if accelerator.is_main_process and (logs or on_step is not None):
-                numbers = {name: float(value) for name, value in parts.items()}
                 numbers |= {"grad_norm": float(norm), "rate": rate}
                 if logs and run_log is not None:
                     run_log.write(stage.name, stage.steps, progress, numbers)
                 if on_step is not None:
                     on_step(progress, numbers)
-            if accelerator.is_main_process and time.monotonic() - last_saved > recipe.checkpoint_s:
-                save_checkpoint(folder, job.model, optimisers, progress)
+            due = time.monotonic() - last_saved > recipe.checkpoint_s
+            if sharded:  # all processes gather, so they have to agree
+                due = _agreed(due, accelerator.device)
+            if due and (sharded or accelerator.is_main_process):
+                save_checkpoint(folder, job.model, optimisers, progress, accelerator.is_main_process)
                 last_saved = time.monotonic()
-        if accelerator.is_main_process:
-            save_checkpoint(folder, job.model, optimisers, progress)
+        if sharded or accelerator.is_main_process:
+            save_checkpoint(folder, job.model, optimisers, progress, accelerator.is_main_process)
             last_saved = time.monotonic()
+    if sharded:
+        unshard(job.model, accelerator.is_main_process)
     if run_log is not None:
         run_log.close()
         job.save(folder / "model")
@@ -147,7 +178,12 @@ def train(
 
 
 def _step(
-    accelerator: Any, model: torch.nn.Module, job: Job, stage: Stage, batches: Iterator[Any]
+    accelerator: Any,
+    model: torch.nn.Module,
+    job: Job,
+    stage: Stage,
+    batches: Iterator[Any],
+    sharded: bool = False,
 ) -> tuple[dict[str, torch.Tensor], int]:
     """Forward and backward over `accumulate` batches; the loss is their mean."""
     total: dict[str, torch.Tensor] = {}
@@ -157,7 +193,10 @@ def _step(
         last = part == stage.accumulate - 1
         with accelerator.autocast():
             loss, parts, count = job.loss(model, batch, stage)
-        if last:
+        if sharded:
+            model.set_requires_gradient_sync(last)
+            (loss / stage.accumulate).backward()
+        elif last:
             accelerator.backward(loss / stage.accumulate)
         else:
             with accelerator.no_sync(model):
@@ -168,6 +207,35 @@ def _step(
                 total.get(name, torch.zeros((), device=value.device)) + value.detach() / stage.accumulate
             )
     return total, asked
+
+
+def _dealt(progress: Progress, stage: Stage, world: int) -> Progress:
+    """With the batches that this stage has taken so far, and from how many processes on."""
+    if (
+        progress.step and not progress.batches
+    ):  # of a checkpoint that does not say it: the same processes as now
+        progress = replace(progress, batches=progress.step * stage.accumulate * world)
+    elif progress.processes not in (0, world):
+        log.info("going on with %d processes instead of %d", world, progress.processes)
+    return replace(progress, processes=world)
+
+
+def _over_processes(numbers: dict[str, float]) -> dict[str, float]:
+    """Means over the processes that have the number."""
+    from accelerate.utils import gather_object
+
+    told: dict[str, list[float]] = {}
+    for one in gather_object([numbers]):
+        for name, value in one.items():
+            told.setdefault(name, []).append(value)
+    return {name: sum(values) / len(values) for name, values in told.items()}
+
+
+def _agreed(flag: bool, device: torch.device) -> bool:
+    """What the first process says."""
+    said = torch.tensor(int(flag), device=device)
+    torch.distributed.broadcast(said, src=0)
+    return bool(said)
 
 
 def schedule(optimiser: Optimiser, step: int, steps: int) -> float:
@@ -258,9 +326,18 @@ class _Stream(IterableDataset[Any]):  # type: ignore[misc]
 
 
 def _loader(
-    job: Job, stage: Stage, first: int, last: int, world: int, rank: int, workers: int, number: int
+    job: Job,
+    stage: Stage,
+    first: int,
+    last: int,
+    world: int,
+    rank: int,
+    workers: int,
+    number: int,
+    shift: int = 0,
 ) -> DataLoader[Any]:
-    stream = _Stream(job, stage, first, last, world, rank, number * STAGE_OFFSET)
+    """shift: by how much the batches of all processes lie behind those of a run that had `world` from its start."""
+    stream = _Stream(job, stage, first, last, world, rank, number * STAGE_OFFSET + shift)
     if workers == 0:
         return DataLoader(stream, batch_size=None)
     return DataLoader(

@@ -64,18 +64,23 @@ class LoraSettings:
 
 @dataclass(frozen=True, slots=True)
 class ItemList:
-    """Training data in files (llava-st): `path` of a mixing list (docs/st-align.md); batch: conversations per batch.
+    """Training data in files: `path` of a mixing list (docs/st-align.md, docs/training.md).
 
-    supervise: "official" (turn marks and line breaks are learnt, too) or "answers". broken_share: more unusable
-    samples than this stop the run.
+    batch: samples per batch: conversations (llava-st), or pictures with their questions (spacevllm).
+    supervise: "official" (turn marks and line breaks are learnt, too) or "answers"; llava-st only.
+    broken_share: more unusable samples than this stop the run (20 are allowed in any case).
+    questions: of one video, learnt together in one packed row, at most this many; spacevllm only.
     """
 
     path: str
     batch: int = 2
     supervise: str = "official"
     broken_share: float = 0.02
+    questions: int = 8
 
     def __post_init__(self) -> None:
+        if self.questions < 1:
+            raise RecipeError(f"items.questions is at least 1, got {self.questions}")
         if self.batch < 1 or not 0 <= self.broken_share <= 1:
             raise RecipeError(
                 "items.batch is at least 1 and items.broken_share a fraction, "
@@ -92,7 +97,8 @@ class Stage:
     items: files;
     train: which parameters learn: "all", "decoder" (queries and decoder), or, from dense labels alone, "vision"
     (the vision tower and its projector), "motion" (the motion layers behind
-    them) or "trunk" (the LLM behind those, and how the decoder looks at its visual tokens). Of a LLaVA-ST:
+    them) or "trunk" (the LLM behind those, and how the decoder looks at its visual tokens); "lora": the recipe's
+    adapters of the LLM, and what "decoder" learns. Of a LLaVA-ST:
     "content", "coordinates", "tasks" (as published), "all" or "motion", see llava_st/train.py.
     """
 
@@ -123,7 +129,7 @@ class Stage:
             )
 
 
-TRAINABLE = ("all", "decoder", "vision", "motion", "trunk", "content", "coordinates", "tasks")
+TRAINABLE = ("all", "decoder", "vision", "motion", "trunk", "content", "coordinates", "tasks", "lora")
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +140,7 @@ class Recipe:
     out: run folder (checkpoints, log, final model). precision: "fp32" or "bf16"; save_dtype: of the final
     model. gradient_checkpointing: recompute the language model's layers in the backward pass, to save memory.
     workers: data processes.
-    lora: adapters of the language model, merged when the run ends (llava-st).
+    lora: adapters of the language model, merged when the run ends.
     auxiliary, max_boxes, reduction: of a llava-st: training-only heads, boxes that an answer lists, and how the loss
         of samples is joined: "mean", or "official_sum" as published.
     checkpoint_s: seconds between resumable checkpoints; log_every: steps between log lines.
