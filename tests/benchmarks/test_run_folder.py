@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from tubelet.benchmarks.record_json import record_from_dict
 from tubelet.benchmarks.run import run_benchmark
-from tubelet.benchmarks.run_folder import Line, RunWriter, data_hash, read_card, read_run
+from tubelet.benchmarks.run_folder import Line, RunWriter, data_hash, data_told, read_card, read_run
 from tubelet.benchmarks.run_score import rescore, score_run
 from tubelet.benchmarks.run_truth import VideoFacts, truths_of
-from tubelet.datasets import read
+from tubelet.datasets import open_dataset, read
 from tubelet.datasets.record import FrameRange, Record, Target, VideoRef
 from tubelet.errors import DataError, TubeletError
 from tubelet.metrics import evaluate
@@ -61,6 +61,23 @@ def test_a_run_is_read_and_scored_from_its_folder_alone(run: Path) -> None:
                 "versions", "hardware", "seed", "shard", "limit", "seconds"):  # fmt: skip
         assert key in got.card, key
     assert got.card["versions"]["tubelet"] and got.card["seconds"] > 0
+
+
+def test_the_card_names_the_data_and_no_place(tmp_path: Path) -> None:
+    """The name of the folder and what is in its annotations; the same wherever it lies."""
+    told = []
+    for place in ("one", "two"):
+        data = make_vstar(tmp_path / place / "v-star-data", videos=1, items=1)
+        out = tmp_path / place / "run"
+        run_benchmark(Fake(), "v-star", data, out)  # type: ignore[arg-type]
+        assert str(tmp_path) not in (out / "run.json").read_text()
+        told.append(read_card(out)["data"])
+    assert told[0] == told[1]
+    assert told[0]["folder"] == "v-star-data" and told[0]["files"] == 1 and len(told[0]["sha256"]) == 16
+    (annotations,) = (tmp_path / "two" / "v-star-data").glob("*.json")
+    annotations.write_text(annotations.read_text() + "\n")
+    changed = data_told(annotations.parent, open_dataset("v-star").FILES, "test")
+    assert changed["sha256"] != told[0]["sha256"] and changed["folder"] == "v-star-data"
 
 
 def test_metrics_are_made_again_from_the_other_files(run: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from report_help import Page
 
+from tubelet.benchmarks.report.contents import make_contents
 from tubelet.benchmarks.report.write import write_report
 from tubelet.benchmarks.run_score import score_run
 from tubelet.benchmarks.world import WorldResult, evaluate_world, judge
@@ -101,6 +103,8 @@ def test_look_alikes_agree_with_the_twin_tag(world: tuple[Path, WorldResult]) ->
     told = {r.id: (r.tags["look_alikes"], r.tags["twin"]) for r in run.records if "look_alikes" in r.tags}
     assert len(told) == sum(r.present for r in run.records)
     assert all((count > 0) == twin for count, twin in told.values()) and len(set(told.values())) > 1
+    for line in read_annotations(folder / "data"):  # what is written is what is found from the boxes
+        assert line["tags"].get("look_alikes") == look_alikes(line)
     absent = next(r for r in read_annotations(folder / "data") if not r["present"])
     assert look_alikes(absent) is None
 
@@ -117,7 +121,24 @@ def test_it_can_be_reported_beside_its_untrained_model(
     assert is_world_run(folder / "untrained.jsonl") and not is_world_run(folder / "metrics.json")
     page = Page(write_report([folder, folder / "untrained.jsonl"], tmp_path / "two", cases=0)[0].read_text())
     assert "nearly, untrained" in page.text and "Paired differences" in page.text
-    assert "baseline:" not in page.text
+    for name in ("constant_centre", "random_track"):
+        shown = str(result.baselines[name]["m_vIoU"])
+        assert f"baseline: {name.replace('_', ' ')}" in page.text and shown in page.rows()["m_vIoU"]
+    assert "baseline: untrained" not in page.text, "it is a run of this report"
+
+
+def test_untrained_models_of_two_runs_are_told_apart(world: tuple[Path, WorldResult], tmp_path: Path) -> None:
+    folder, _ = world
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    kept = json.loads((other / "metrics.json").read_text())
+    kept["baselines"]["untrained"]["m_vIoU"]["mean"] = 0.9876
+    (other / "metrics.json").write_text(json.dumps(kept))
+    made = make_contents([folder, other], cases=0)
+    names = list(made.tasks[0].baselines)
+    untrained = [f"untrained of {name}" for name in made.names]
+    assert set(names) == {"constant_centre", "random_track", *untrained}
+    assert made.tasks[0].baselines[untrained[1]]["m_vIoU"].mean == 0.9876
     assert not (folder / "report.html").exists(), "with --out nothing is written into the run"
 
 

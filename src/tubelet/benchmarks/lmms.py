@@ -8,8 +8,13 @@ Everything after the module's name goes to lmms-eval's own command line. Program
 `lmms_eval.models`. lmms_eval is imported when one of these is used, never by importing this module.
 
 The model is one of lmms-eval's "simple" models. Requests about one video are answered together, so that it is decoded
-and encoded once. Tasks that compare likelihoods, and several rounds of talk, are refused with a sentence: a tubelet
-model answers in words. An answer that fails is "" (lmms-eval has no other way to count it as wrong) and a warning.
+and encoded once. Several pictures of one size are the frames of a video (MVBench's episodic_reasoning), one a second:
+lmms-eval does not say when they were taken. Tasks that compare likelihoods, several rounds of talk and agents are
+refused with a sentence: a tubelet model answers in words. An answer that fails is "" (lmms-eval has no other way to
+count it as wrong) and a warning.
+
+Written against lmms-eval 0.7.3 (api/model.py, api/instance.py, models/registry_v2.py, evaluator.py); the
+table of models that `register` falls back to is that of 0.2 to 0.5.
 """
 
 from __future__ import annotations
@@ -20,10 +25,14 @@ import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from functools import cache
 from typing import Any
 
+import numpy as np
+
 from tubelet.errors import ModelError, TubeletError
+from tubelet.frames import Clip, FrameGrid
 
 MODEL_ID = "tubelet"
 CLASS_PATH = "tubelet.benchmarks.lmms.TubeletLmms"
@@ -116,6 +125,10 @@ def model_class() -> type:
                 )
             from tubelet.grounder import load
 
+            if not str(batch_size).isdecimal():
+                raise ModelError(
+                    f"--batch_size is a number here (questions are asked in turn), got {batch_size!r}"
+                )
             self.pretrained, self.batch_size_per_gpu = pretrained, int(batch_size)
             self.grounder = load(pretrained, device or None, dtype)
             self._rank, self._world_size = 0, 1
@@ -131,6 +144,9 @@ def model_class() -> type:
             raise ModelError(
                 "the tubelet model answers one question at a time, not several rounds: choose another task"
             )
+
+        def generate_until_agentic(self, requests: Sequence[Any]) -> list[str]:
+            raise ModelError("the tubelet model answers questions and uses no tools: choose another task")
 
         def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
             raise ModelError(
@@ -150,18 +166,11 @@ def answer_requests(
     """
     answers = [""] * len(requests)
     groups: dict[Any, list[int]] = {}
-    visuals: dict[Any, list[Any]] = {}
     for k, request in enumerate(requests):
-        _, _, doc_to_visual, doc_id, task, split = request.args
-        shown = doc_to_visual(task_dict[task][split][doc_id])
-        shown = [] if shown is None else list(shown) if isinstance(shown, list | tuple) else [shown]
-        # two videos are the same by their path; pictures by the document that they come from
-        same = tuple(shown) if shown and all(isinstance(v, str) for v in shown) else (task, split, doc_id)
-        groups.setdefault(same, []).append(k)
-        visuals[same] = shown
-    for same, members in groups.items():
+        groups.setdefault(_same(task_dict, request), []).append(k)
+    for members in groups.values():
         try:
-            state = grounder.encode(_source(visuals[same]))
+            state = grounder.encode(_source(_visuals(task_dict, requests[members[0]])))
         except (TubeletError, RuntimeError) as error:
             _log.warning("%d questions are not answered: %s", len(members), error)
             continue
@@ -174,6 +183,22 @@ def answer_requests(
             if cache_hook is not None:
                 cache_hook.add_partial("generate_until", (context, settings), answers[k])
     return answers
+
+
+def _same(task_dict: Mapping[str, Any], request: Any) -> tuple[Any, ...]:
+    """Equal for requests about the same thing: a video is known by its path, pictures by their document.
+
+    Pictures are made again when it is their turn: those of a whole benchmark do not fit into memory.
+    """
+    shown = _visuals(task_dict, request)
+    return tuple(shown) if shown and all(isinstance(v, str) for v in shown) else tuple(request.args[3:6])
+
+
+def _visuals(task_dict: Mapping[str, Any], request: Any) -> list[Any]:
+    """What a request shows: paths of videos, pictures; none for a question without any."""
+    _, _, doc_to_visual, doc_id, task, split = request.args
+    shown = doc_to_visual(task_dict[task][split][doc_id])
+    return [] if shown is None else list(shown) if isinstance(shown, list | tuple) else [shown]
 
 
 def _answer(grounder: Any, state: Any, context: str, settings: Mapping[str, Any]) -> str:
@@ -189,9 +214,11 @@ def _answer(grounder: Any, state: Any, context: str, settings: Mapping[str, Any]
 
 
 def _source(shown: Sequence[Any]) -> Any:
-    """What the grounder encodes: the path of a video or image, or the bytes of a picture in memory."""
+    """What the grounder encodes: an opened video or image, or pictures in memory as the frames of a clip."""
     from tubelet.video import open_video
 
+    if len(shown) > 1 and all(hasattr(v, "save") for v in shown) and len({v.size for v in shown}) == 1:
+        return _frames(shown)
     if len(shown) != 1:
         what = "no picture or video" if not shown else f"{len(shown)} of them"
         raise ModelError(f"the tubelet model is asked about one video or one image, this question has {what}")
@@ -202,6 +229,20 @@ def _source(shown: Sequence[Any]) -> Any:
     data = io.BytesIO()
     shown[0].convert("RGB").save(data, format="PNG")
     return open_video(data.getvalue())
+
+
+def _frames(pictures: Sequence[Any]) -> Clip:
+    """Pictures as the frames of a video, in their order, one a second."""
+    width, height = pictures[0].size
+    grid = FrameGrid(
+        np.arange(len(pictures)),
+        np.arange(len(pictures), dtype=np.float64),
+        Fraction(1),
+        float(len(pictures)),
+        width,
+        height,
+    )
+    return Clip(np.stack([np.asarray(picture.convert("RGB")) for picture in pictures]), grid)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 | benchmark   | prompt from                                        | answers read by                    |
 |-------------|----------------------------------------------------|------------------------------------|
 | mvbench     | OpenGVLab/Ask-Anything video_chat2/mvbench.ipynb   | its check_ans ("mvbench_official") |
-| video-mme   | the project's page, as lmms-eval quotes it         | lmms-eval ("videomme")             |
+| video-mme   | BradyFU/Video-MME README.md                        | evaluation/eval_your_results.py    |
+|             |                                                    | ("videomme_official")              |
 | egoschema   | lmms-eval tasks/egoschema (there is no official)   | lmms-eval ("egoschema")            |
 | tempcompass | llyx97/TempCompass run_*/inference_dataset.py      | its eval_*.py without an LLM judge |
 
@@ -14,10 +15,15 @@ official rules have none (an LLM would be asked, a letter drawn): it counts as w
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy.typing as npt
 
 from tubelet.datasets.record import Record
+from tubelet.datasets.subtitles import read_srt, words_at
 from tubelet.errors import DataError
 from tubelet.metrics.choices import CHOICE_READERS, Verdict, letters
 
@@ -32,15 +38,18 @@ _TEMPCOMPASS = {
 }
 OFFICIAL_READERS = {
     "mvbench": "mvbench_official",
-    "video-mme": "videomme",
+    "video-mme": "videomme_official",
     "egoschema": "egoschema",
     "tempcompass": "tempcompass",
 }
 """Benchmark -> the reader of its official (or most used) code."""
 
 
-def prompt_of(record: Record) -> str:
-    """The words that are asked: the official prompt of the benchmark, else the question (with lettered options)."""
+def prompt_of(record: Record, subtitles: str = "") -> str:
+    """The words that are asked: the official prompt of the benchmark, else the question (with lettered options).
+
+    subtitles: those of the frames that the model reads, for Video-MME with subtitles (`subtitles_of`).
+    """
     if record.dataset == "tempcompass":
         asked = record.extra.get("prompt")
         if not isinstance(asked, str):
@@ -54,8 +63,9 @@ def prompt_of(record: Record) -> str:
         )
         return f"Question: {record.query}\nOptions:\n{options}Only give the best option."
     if record.dataset == "video-mme":
+        spoken = f"This video's subtitles are listed below:\n{subtitles}\n" if subtitles else ""
         return (
-            "Select the best answer to the following multiple-choice question based on the video. "
+            f"{spoken}Select the best answer to the following multiple-choice question based on the video. "
             "Respond with only the letter (A, B, C, or D) of the correct option.\n"
             f"{record.query}\n{_lettered(record)}\nThe best answer is:"
         )
@@ -64,6 +74,23 @@ def prompt_of(record: Record) -> str:
 
 def _lettered(record: Record) -> str:
     return "\n".join(f"{a}. {c}" for a, c in zip(letters(len(record.choices)), record.choices, strict=True))
+
+
+def subtitles_of(record: Record, folders: Sequence[Path], times_s: npt.ArrayLike | None = None) -> str:
+    """The subtitles that a question comes with, at these times (of the frames that the model reads; None: all).
+
+    "" where it comes with none. DataError where its file is gone, or no longer what the run was started with.
+    """
+    told = record.extra.get("subtitles")
+    if not isinstance(told, Mapping):
+        return ""
+    name = str(told.get("file", ""))
+    found = next((folder / name for folder in folders if (folder / name).is_file()), None)
+    if found is None:
+        raise DataError(f"the subtitles {name} are missing from the data folder")
+    if hashlib.sha256(found.read_bytes()).hexdigest()[:16] != told.get("sha256"):
+        raise DataError(f"the subtitles {name} have changed since the run was started: start another one")
+    return words_at(read_srt(found), times_s)
 
 
 def reader_of(benchmark: str, protocol: str | None = None) -> str:

@@ -32,6 +32,7 @@ from tubelet.benchmarks.run_folder import (
     RunWriter,
     create_run,
     data_hash,
+    data_told,
     make_card,
     read_card,
     read_ids,
@@ -41,6 +42,7 @@ from tubelet.benchmarks.run_folder import (
 from tubelet.benchmarks.run_score import Number, RunScores, check_protocol, rescore
 from tubelet.benchmarks.run_truth import video_key
 from tubelet.benchmarks.run_video import Group, Ready, answer_group, facts_of, group_by_video, read_group
+from tubelet.benchmarks.submission import write_submission
 from tubelet.datasets import open_dataset
 from tubelet.datasets.media import MediaIndex
 from tubelet.datasets.problems import Problems
@@ -174,6 +176,8 @@ def run_benchmark(
         prefetch: how many videos are read ahead; 0 reads each when it is its turn.
         read_options: more arguments for the dataset's reader, for example {"tasks": ["action_count"]} for MVBench.
 
+    Benchmarks with a script or server of their own get their file too (`submission`).
+
     Raises DataError for data, protocols and folders that do not fit together, before the model is asked anything.
     """
     module = open_dataset(name)
@@ -199,6 +203,7 @@ def run_benchmark(
         seed=seed,
         limit=limit,
         shard=shard,
+        data=data_told(data_folder, module.FILES, chosen),
     )
     if on_error is not None and on_error.count:
         card["broken_records"] = on_error.count
@@ -206,7 +211,10 @@ def run_benchmark(
     answer_all(
         grounder, out, card, selection, index, span_reader, progress, given_span=given_span, prefetch=prefetch
     )
-    return rescore(out, protocol)
+    scores = rescore(out, protocol)
+    if shard == (0, 1):
+        write_submission(out)
+    return scores
 
 
 def sampling_of(grounder: Any) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from tubelet import __version__
 from tubelet.benchmarks.record_json import record_from_dict
 from tubelet.benchmarks.run_truth import VideoFacts, truths_of, video_key
 from tubelet.datasets.fields import RecordError
+from tubelet.datasets.layout import FileSpec, find_all
 from tubelet.datasets.problems import OnError, Problems, handle
 from tubelet.datasets.reading import stream_jsonl
 from tubelet.datasets.record import Record
@@ -156,6 +157,29 @@ def data_hash(records: Iterable[Record]) -> str:
     return hashlib.sha256(b"".join(each)).hexdigest()[:16]
 
 
+def data_told(folder: Path | str, files: Sequence[FileSpec], split: str) -> dict[str, Any]:
+    """Which data folder a run was made of, without naming a place on a machine: its name, the number of annotation
+    files of this split, and sixteen hex digits that name what is in them (names and bytes; media are not read).
+
+    Raises DataError for a file that cannot be read.
+    """
+    base = Path(folder)
+    found = [base] if base.is_file() else []
+    if not found:
+        specs = [s for s in files if s.kind == "annotation" and (not s.splits or split in s.splits)]
+        found = sorted({path for spec in specs for path in find_all(base, spec.patterns)})
+    whole = hashlib.sha256()
+    for path in found:
+        try:
+            with path.open("rb") as file:
+                each = hashlib.file_digest(file, "sha256").digest()
+        except OSError as error:
+            raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+        name = path.name if base.is_file() else path.relative_to(base).as_posix()
+        whole.update(name.encode("utf-8", "surrogateescape") + b"\0" + each)
+    return {"folder": base.resolve().name, "files": len(found), "sha256": whole.hexdigest()[:16]}
+
+
 def make_card(
     *,
     benchmark: str,
@@ -171,9 +195,11 @@ def make_card(
     seed: int = 0,
     limit: int | None = None,
     shard: tuple[int, int] = (0, 1),
+    data: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """A run card with versions and hardware. task: "" for all that the split has. shard: this one (from 0), of how
-    many. data_hash: of the whole selection, before it was cut into shards."""
+    many. data_hash: of the whole selection, before it was cut into shards. data: the folder that was read
+    (`data_told`)."""
     return {
         "schema": RUN_SCHEMA,
         "benchmark": benchmark,
@@ -183,6 +209,7 @@ def make_card(
         "revision": revision,
         "protocol": protocol,
         "data_hash": data_hash,
+        "data": dict(data or {}),
         "n": n,
         "sampling": dict(sampling or {}),
         "span_reader": span_reader,
@@ -340,7 +367,31 @@ def read_card(folder: Path | str) -> dict[str, Any]:
     absent = [key for key in (*IDENTITY, "n") if key not in card]
     if absent:
         raise DataError(f"{path} lacks {', '.join(absent)}")
-    return card
+    _check_card(path, card)
+    return {"seconds": 0.0, "versions": {}, **card}
+
+
+def _check_card(path: Path, card: Mapping[str, Any]) -> None:
+    """DataError where a field that is worked with is not what `make_card` wrote."""
+    for key in ("benchmark", "split", "task", "model", "revision", "protocol", "data_hash"):
+        if not isinstance(card.get(key, ""), str):
+            raise DataError(f"{path}: {key} is text, got {card[key]!r:.40}")
+    shard = card["shard"]
+    good = isinstance(shard, list) and len(shard) == 2 and all(type(x) is int for x in shard)
+    if not good or not 0 <= shard[0] < shard[1]:
+        raise DataError(f"{path}: shard is which (from 0) of how many, for example [0, 1], got {shard!r:.40}")
+    if type(card["n"]) is not int or card["n"] < 0:
+        raise DataError(f"{path}: n is a number of queries, got {card['n']!r:.40}")
+    seconds = card.get("seconds", 0.0)
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < 1e12:
+        raise DataError(f"{path}: seconds is how long the run took, got {seconds!r:.40}")
+    for key, kind, what in (
+        ("versions", dict, "an object"),
+        ("data", dict, "an object"),
+        ("resumed_with", list, "a list"),
+    ):
+        if key in card and not isinstance(card[key], kind):
+            raise DataError(f"{path}: {key} is {what}, got {card[key]!r:.40}")
 
 
 def check_same(there: Mapping[str, Any], wanted: Mapping[str, Any], folder: Path) -> None:

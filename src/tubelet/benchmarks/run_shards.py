@@ -22,6 +22,7 @@ from tubelet.benchmarks.run_folder import (
     read_run,
 )
 from tubelet.benchmarks.run_score import RunScores, rescore
+from tubelet.benchmarks.submission import write_submission
 from tubelet.datasets.reading import stream_jsonl
 from tubelet.datasets.record import Record
 from tubelet.errors import DataError
@@ -66,7 +67,9 @@ def merge_shards(folders: Sequence[Path | str], out: Path | str, protocol: str |
             for facts in run.videos.values():
                 writer.add_video(facts)
         writer.add_lines(run.lines[record.id] for _, record, run in rows)
-    return rescore(out, protocol)
+    scores = rescore(out, protocol)
+    write_submission(out)
+    return scores
 
 
 def _rows(run: Run) -> list[int]:

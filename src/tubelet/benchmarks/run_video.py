@@ -15,7 +15,7 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from tubelet.benchmarks.questions import ASK_TOKENS, prompt_of
+from tubelet.benchmarks.questions import ASK_TOKENS, prompt_of, subtitles_of
 from tubelet.benchmarks.run_folder import Line
 from tubelet.benchmarks.run_truth import VideoFacts, truths_of, video_key
 from tubelet.datasets.media import MediaIndex
@@ -65,6 +65,7 @@ class Ready:
     failure: str | None = None
     notes: tuple[str, ...] = ()
     decode_s: float = 0.0
+    folders: tuple[Path, ...] = ()
 
 
 def group_by_video(records: Iterable[Record]) -> list[Group]:
@@ -98,7 +99,7 @@ def read_group(group: Group, media: MediaIndex, grounder: Grounder) -> Ready:
         )
     except OSError as error:
         return Ready(None, facts, None, f"cannot read {file}: {error.strerror or error}")
-    return Ready(clip or opened, facts, window, None, notes, time.perf_counter() - started)
+    return Ready(clip or opened, facts, window, None, notes, time.perf_counter() - started, media.folders)
 
 
 def facts_of(group: Group, media: MediaIndex) -> VideoFacts | None:
@@ -186,9 +187,7 @@ def answer_group(
             predictions = [Prediction(shown, r.query, task, failure=failure) for r in records]
             tubes: dict[str, tuple[Tube, ...]] = {}
         else:
-            predictions, tubes = _ask_task(
-                grounder, state, records, task, ready.facts, span_reader, given_span
-            )
+            predictions, tubes = _ask_task(grounder, state, records, task, ready, span_reader, given_span)
         for record, prediction in zip(records, predictions, strict=True):
             finished = replace(
                 prediction,
@@ -210,13 +209,14 @@ def _ask_task(
     state: Any,
     records: Sequence[Record],
     task: str,
-    facts: VideoFacts | None,
+    ready: Ready,
     span_reader: str | None,
     given_span: bool,
 ) -> tuple[list[Prediction], dict[str, tuple[Tube, ...]]]:
     """Predictions of all questions of one task, and tubes of stvg questions asked with their true span."""
     if task == "qa":
-        return [_ask(grounder, state, record) for record in records], {}
+        return [_ask(grounder, state, record, ready.folders) for record in records], {}
+    facts = ready.facts
     given = _handed_over(grounder, records, task, facts)
     if isinstance(given, str):
         return [Prediction("", r.query, task, failure=given) for r in records], {}
@@ -287,10 +287,14 @@ def _ground(
     ]
 
 
-def _ask(grounder: Grounder, state: Any, record: Record) -> Prediction:
+def _ask(grounder: Grounder, state: Any, record: Record, folders: Sequence[Path]) -> Prediction:
     started = time.perf_counter()
+    grid = getattr(state, "grid", None)  # which frames the model reads, where it says so
     try:
-        text = grounder.ask(state, prompt_of(record), max_new_tokens=ASK_TOKENS if record.choices else 64)
+        spoken = subtitles_of(record, folders, None if grid is None else grid.times_s)
+        text = grounder.ask(
+            state, prompt_of(record, spoken), max_new_tokens=ASK_TOKENS if record.choices else 64
+        )
     except _MODEL_ERRORS as error:
         return Prediction("", record.query, "qa", failure=str(error) or type(error).__name__)
     return Prediction(

@@ -4,8 +4,8 @@
     RUN/untrained.jsonl    the answers of the untrained model, as a run of its own
 
 Such a folder keeps its own form (docs of `benchmarks.world`): a header instead of a card, annotations instead of
-records, metrics.json with baselines. Nothing is written here. The records get one tag more, `look_alikes`: how many
-other actors of the scene look like the target.
+records, metrics.json with baselines. Nothing is written here. Records of annotations without the tag `look_alikes` (how
+many other actors of the scene look like the target) get it here.
 """
 
 from __future__ import annotations
@@ -170,6 +170,9 @@ def _facts(
 
 
 def _with_look_alikes(record: Record, annotation: Mapping[str, Any]) -> Record:
+    """Annotations of before this tag do not say it."""
+    if "look_alikes" in record.tags:
+        return record
     count = look_alikes(annotation)
     return record if count is None else replace(record, tags={**record.tags, "look_alikes": count})
 

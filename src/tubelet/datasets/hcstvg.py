@@ -90,7 +90,7 @@ def _places(name: str, folders: tuple[str, ...]) -> tuple[str, ...]:
 def _record(item: Item, dataset: str, split: str, folders: tuple[str, ...]) -> Record:
     name = item.text("__key__")
     query = item.text("English" if item.has("English") else "caption")
-    n_frames = item.whole("img_num", 1)
+    n_frames = item.whole("img_num", 1, 10_000 * CLIP_S)
     width, height = _size(item)
     raw = item.items("bbox")
     if not raw:

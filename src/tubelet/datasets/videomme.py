@@ -8,6 +8,8 @@ questions. Both are read, and rows as JSON or JSON Lines:
 
 - options carry their letters; `choices` are without, `extra["options"]` as they are. `answer` is a letter.
 - `duration` is a class, not seconds: `tags["length"]`. Scores are reported per class, with and without subtitles.
+- split "test_subtitles" asks the same questions with subtitles (`extra["subtitles"]`: one .srt per video). Not every
+  video has one; the others are asked without (note "subtitles-missing").
 - files are named by `videoID` (YouTube's), questions by `video_id` (001 to 900): the template has only the latter.
 - the published template has trailing commas and is not valid JSON: the error says in which record.
 - its licence forbids redistribution; nothing of it is in tubelet.
@@ -15,12 +17,14 @@ questions. Both are read, and rows as JSON or JSON Lines:
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from tubelet.datasets.fields import Item, RecordError
-from tubelet.datasets.layout import FileSpec, check_split, find_file
+from tubelet.datasets.layout import FileSpec, check_split, find_all, find_file
 from tubelet.datasets.lettered import letter_index, unlettered
 from tubelet.datasets.parquet import stream_parquet
 from tubelet.datasets.problems import OnError, attempt, handle, unique
@@ -29,7 +33,7 @@ from tubelet.datasets.record import Record, VideoRef
 from tubelet.errors import DataError
 
 NAME = "video-mme"
-SPLITS = ("test",)
+SPLITS = ("test", "test_subtitles")
 SOURCE = "huggingface.co/datasets/lmms-lab/Video-MME (its licence: academic use, no redistribution)"
 LENGTHS = ("short", "medium", "long")
 OPTIONS = 4
@@ -50,6 +54,13 @@ FILES = (
         SOURCE,
     ),
     FileSpec(
+        "subtitles",
+        ("subtitle/*.srt", "subtitles/*.srt", "*.srt"),
+        "subtitles named by videoID, e.g. subtitle/fFjv93ACGo8.srt",
+        SOURCE,
+        ("test_subtitles",),
+    ),
+    FileSpec(
         "videos", ("**/*.mp4",), "videos named by videoID, e.g. data/fFjv93ACGo8.mp4", SOURCE, kind="media"
     ),
 )
@@ -58,19 +69,50 @@ _SHARED = ("video_id", "videoID", "duration", "domain", "sub_category")
 
 
 def read(folder: Path | str, split: str = "test", *, on_error: OnError = "raise") -> Iterator[Record]:
-    """Records, lazily, in file order. `folder` may be the annotation file itself (.parquet, .json, .jsonl)."""
+    """Records, lazily, in file order. `folder` may be the annotation file itself (.parquet, .json, .jsonl).
+
+    Split test_subtitles needs the folder: DataError where it has no subtitles at all.
+    """
     path = find_file(folder, FILES, "annotations", check_split(split, SPLITS, NAME))
     if path.suffix not in (".parquet", ".json", ".jsonl"):
         raise DataError(f"Video-MME is read from .parquet, .json or .jsonl, got {path.name}")
-    return _read(path, split, on_error)
+    spoken: dict[str, Path] | None = None
+    if split == "test_subtitles":
+        if Path(folder).is_file():
+            raise DataError(f"{folder} is one file: give the folder that has the subtitles too")
+        spec = next(spec for spec in FILES if spec.role == "subtitles")
+        spoken = {file.stem: file for file in find_all(folder, spec.patterns)}
+        if not spoken:
+            raise DataError(
+                f"{folder} has no {spec.what}: looked for {', '.join(spec.patterns)}; they are to be had from {SOURCE}"
+            )
+    return _read(path, split, on_error, Path(folder), spoken)
 
 
-def _read(path: Path, split: str, on_error: OnError) -> Iterator[Record]:
+def _read(
+    path: Path, split: str, on_error: OnError, folder: Path, spoken: dict[str, Path] | None
+) -> Iterator[Record]:
     def pairs() -> Iterator[tuple[Item, Record | None]]:
         for item in _rows(path, on_error):
-            yield item, attempt(on_error, item, partial(_record, item, split))
+            record = attempt(on_error, item, partial(_record, item, split))
+            if record is not None and spoken is not None:
+                record = _with_subtitles(record, folder, spoken.get(record.video.id))
+            yield item, record
 
     yield from unique(pairs(), on_error)
+
+
+def _with_subtitles(record: Record, folder: Path, file: Path | None) -> Record:
+    """Which file, and its hash: the words may be long, and only those at the frames that a model reads are asked."""
+    if file is None:
+        said = "subtitles-missing: the video has no subtitles, the question is asked without"
+        return replace(record, extra={**record.extra, "subtitles": None}, notes=(*record.notes, said))
+    try:
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+    except OSError as error:
+        raise DataError(f"cannot read {file}: {error.strerror or error}") from error
+    where = {"file": file.relative_to(folder).as_posix(), "sha256": digest}
+    return replace(record, extra={**record.extra, "subtitles": where})
 
 
 def _rows(path: Path, on_error: OnError) -> Iterator[Item]:

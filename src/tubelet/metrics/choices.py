@@ -26,6 +26,15 @@ _PHRASES = (
     *("i choose", "i select", "i pick"),
     *("옵션", "정답은", "답은", "답:", "答案是", "答案为", "选", "答えは"),
 )
+_VIDEOMME_PHRASES = (
+    "The best answer is",
+    "The correct answer is",
+    "The answer is",
+    "The answer",
+    # two commas are missing in the public code
+    "The best option isThe correct option is",
+    "Best answer:Best option:",
+)
 _MVBENCH_PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 
 
@@ -44,7 +53,7 @@ def read_letter(response: str, options: Sequence[str]) -> str | None:
     exactly one option.
     """
     blocks = re.findall(r"<answer>(.*?)(?:</answer>|$)", response, flags=re.DOTALL | re.IGNORECASE)
-    text = (blocks[-1] if blocks else re.sub(r"<think>.*?</think>", "", response, flags=re.DOTALL)).strip()
+    text = (blocks[-1] if blocks else _without_thoughts(response)).strip()
     valid = letters(len(options))
     lone = re.fullmatch(rf"[\s*_`\"'(\[]*([{valid}{valid.lower()}])[\s*_`\"')\].:!]*", text)
     if lone:
@@ -69,6 +78,12 @@ def read_letter(response: str, options: Sequence[str]) -> str | None:
     plain = text.casefold().rstrip(".!")
     named = [k for k, option in enumerate(options) if option.casefold().rstrip(".") == plain]
     return valid[named[0]] if len(named) == 1 else None
+
+
+def _without_thoughts(response: str) -> str:
+    """Without <think>...</think>. The pattern, quadratic in unclosed tags, does not see what follows the last end."""
+    thoughts, end, rest = response.rpartition("</think>")
+    return re.sub(r"<think>.*?</think>", "", thoughts + end, flags=re.DOTALL) + rest
 
 
 def _tubelet(response: str, options: Sequence[str], right: str) -> Verdict:
@@ -121,6 +136,15 @@ def videomme_letter(response: str, valid: str = "ABCD") -> str:
 
 def _videomme(response: str, options: Sequence[str], right: str) -> Verdict:
     return float(videomme_letter(response) == right)
+
+
+def _videomme_official(response: str, options: Sequence[str], right: str) -> Verdict:
+    """The project's own script: after its phrases the first capital A, B, C or D; None (it leaves the mean) if none."""
+    text = response.strip()
+    for phrase in _VIDEOMME_PHRASES:
+        text = text.replace(phrase, "")
+    found = re.search("[ABCD]", text)
+    return None if found is None else float(found[0] == right)
 
 
 def _mvbench_plain(text: str) -> str:
@@ -189,6 +213,7 @@ def _egoschema(response: str, options: Sequence[str], right: str) -> Verdict:
 CHOICE_READERS: dict[str, Callable[[str, Sequence[str], str], Verdict]] = {
     "tubelet": _tubelet,
     "videomme": _videomme,
+    "videomme_official": _videomme_official,
     "mvbench": _mvbench,
     "mvbench_official": _mvbench_official,
     "timer1": _timer1,

@@ -23,7 +23,9 @@ from tubelet.metrics.sampling import llavast_frames
 from tubelet.metrics.tubes import score_tubes
 
 _TOKEN = re.compile(r"<(?:WIDTH|HEIGHT|TEMP)-(\d+)>")
-_PAIR = re.compile(rf"({NUMBER}),:\s*\[({NUMBER}),\s*({NUMBER}),\s*({NUMBER}),\s*({NUMBER})\]")
+# from the start of a run of digits only: every later start of the run fails as it does
+_PAIR = re.compile(rf"(?<!\d)({NUMBER}),:\s*\[({NUMBER}),\s*({NUMBER}),\s*({NUMBER}),\s*({NUMBER})\]")
+_ABSURD = 1e15
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,15 +42,13 @@ class LlavastScores:
 
 
 def read_tokens(outputs: str) -> dict[int, tuple[float, ...]]:
-    """{time token: four coordinate tokens} of an answer; a time named twice keeps its last box."""
-    plain = _TOKEN.sub(lambda m: f"{int(m[1])},", outputs).replace(",]", "]").replace(",}", "}")
-    found = _PAIR.findall(plain.replace(" ", ""))
-    times = [float(row[0]) for row in found]
-    return {
-        int(t): tuple(float(x) for x in row[1:])
-        for t, row in zip(times, found, strict=True)
-        if t < float("inf")
-    }
+    """{time token: four coordinate tokens} of an answer; a time named twice keeps its last box.
+
+    Numbers beyond 1e15, which no token has, are not read.
+    """
+    plain = _TOKEN.sub(lambda m: f"{m[1]},", outputs).replace(",]", "]").replace(",}", "}")
+    rows = [[float(x) for x in row] for row in _PAIR.findall(plain.replace(" ", ""))]
+    return {int(t): tuple(box) for t, *box in rows if t < _ABSURD and max(box) < _ABSURD}
 
 
 def score_llavast(

@@ -136,6 +136,14 @@ def _keep_settings(folder: Path, settings: dict[str, Any], started: bool) -> Non
     temporary.replace(path)
 
 
+def _look_alikes(scene: Scene, question: Question, boxed: bool) -> dict[str, int]:
+    """A tag for breakdowns: how many other actors have the look of the one that is to be boxed."""
+    if question.actor is None or not question.present or not boxed:
+        return {}
+    look = scene.actors[question.actor].look
+    return {"look_alikes": sum(actor.look == look for actor in scene.actors) - 1}
+
+
 def annotation(scene: Scene, question: Question, name: str, video: str, fps: float) -> dict[str, Any]:
     """One line of annotations.jsonl: the question, and its truth on every native frame."""
     times = frame_times(scene, fps) if video.endswith(".mp4") else np.zeros(1)
@@ -160,7 +168,7 @@ def annotation(scene: Scene, question: Question, name: str, video: str, fps: flo
             for text, actor in question.phrases
         ],
         "kind": question.kind,
-        "tags": question.tags,
+        "tags": question.tags | _look_alikes(scene, question, len(at) > 0),
         "duration_s": scene.duration_s,
         "fps": fps,
         "n_frames": len(times),

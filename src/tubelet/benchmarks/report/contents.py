@@ -39,6 +39,7 @@ _CARD = (
     "n",
     "protocol",
     "data_hash",
+    "data",
     "sampling",
     "span_reader",
     "seed",
@@ -183,7 +184,7 @@ def _task(
         protocol=parts[0].protocol,
         headline=headline,
         parts=parts,
-        baselines=_baselines(runs, parts[0]),
+        baselines=_baselines(runs, names, parts[0]),
         differences=against,
         rows=tuple(_rows(parts, names, headline, b) for b in breakdowns(runs, task)) if headline else (),
         rejections=tuple(rejection(s, task) for s in runs),
@@ -208,20 +209,28 @@ def _rows(parts: Sequence[Part], names: Sequence[str], headline: str, breakdown:
     )
 
 
-def _baselines(runs: Sequence[Scored], part: Part) -> dict[str, dict[str, Interval]]:
-    """What a toy-world run wrote beside its own scores, for a report on it alone and under the same protocol."""
+def _baselines(runs: Sequence[Scored], names: Sequence[str], part: Part) -> dict[str, dict[str, Interval]]:
+    """What toy-world runs wrote beside their own scores, under the same protocol; the queries are the same.
+
+    One that is a run of this report is left out. Where runs disagree (untrained models of two kinds) each is named.
+    """
+    told: list[tuple[str, str, dict[str, Interval]]] = []
+    for scored, owner in zip(runs, names, strict=True):
+        by_name = scored.run.card.get("baselines")
+        if part.protocol != "tubelet" or not isinstance(by_name, Mapping):
+            continue
+        for name, metrics in by_name.items():
+            found = {
+                key: Interval(float(v["mean"]), float(v["low"]), float(v["high"]), int(v["n"]))
+                for key, v in metrics.items()
+                if isinstance(v, Mapping) and {"mean", "low", "high", "n"} <= v.keys()
+            }
+            if found and not {name, f"{owner}, {name}"} & set(names):  # as benchmarks.world names its models
+                told.append((str(name), owner, found))
     out: dict[str, dict[str, Interval]] = {}
-    told = runs[0].run.card.get("baselines")
-    if len(runs) > 1 or part.protocol != "tubelet" or not isinstance(told, Mapping):
-        return out
-    for name, metrics in told.items():
-        found = {
-            key: Interval(float(v["mean"]), float(v["low"]), float(v["high"]), int(v["n"]))
-            for key, v in metrics.items()
-            if isinstance(v, Mapping) and {"mean", "low", "high", "n"} <= v.keys()
-        }
-        if found:
-            out[str(name)] = found
+    for name, owner, found in told:
+        agree = all(other == found for same, _, other in told if same == name)
+        out[name if agree else f"{name} of {owner}"] = found
     return out
 
 
