@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from tubelet.cli import (
+    batching,
     converting,
     data,
     evaluating,
@@ -44,6 +45,7 @@ app.command()(grounding.ask)
 app.command()(grounding.info)
 app.command()(grounding.models)
 app.command()(grounding.demo)
+app.command()(batching.batch)
 app.command("eval")(evaluating.evaluate)
 app.command()(evaluating.merge)
 app.command()(reporting.report)

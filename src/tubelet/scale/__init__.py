@@ -1,0 +1,8 @@
+"""Many videos: one job description, two engines, one ledger that survives every kill.
+
+ledger.py    one SQLite file: what is to do, running, done, set aside; items with unique keys
+job.py       Stage and Job: importable steps with their own workers and resources
+local.py     `run_local(job, ledger, report)`: worker processes of this machine
+ray_engine.py  `run_ray(job, ledger, report)`: the same job on a Ray cluster (extra `scale`)
+pairs.py, grounding*.py  `tubelet batch`: many (video, sentence) pairs as such a job
+"""
