@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from tiny_checkpoints import clip, clip_for
 
 from tubelet.errors import ModelError, QueryError
+from tubelet.grounder import find_model
 from tubelet.mllm.loading import FAMILIES, load_mllm
 from tubelet.mllm.parts import RowSpec
 
@@ -213,3 +215,38 @@ def test_delta_moves_the_answer_as_changed_tokens_do(pico: Any) -> None:
     plain = pico.ask(pico.prefix(visual), prompts)[0].logits
     assert torch.equal(moved, other) and torch.equal(same, plain)
     assert not np.allclose(moved.numpy(), plain.numpy(), atol=1e-2)
+
+
+def test_pico_base_is_read_in_the_layout_of_its_training() -> None:
+    """The same token ids as its training makes: times between the frames; as data in capabilities, and in stock layout
+    when asked for; pictures without times."""
+    from tubelet.spacevllm.checkpoint import chat_settings
+    from tubelet.spacevllm.prompts import make_layout, make_prefix
+
+    mllm, stock = load_mllm("pico-base", device="cpu"), load_mllm("pico-base", device="cpu", layout="stock")
+    video, picture = clip(5, 64, 64), clip(1, 64, 64)
+    settings = chat_settings(find_model("pico-base"))
+    assert settings is not None and settings.time_layout == "interleaved"
+    layout = make_layout(mllm.tokenizer, "<video>", 0)
+    for shown in (video, picture):
+        grid = mllm.grid_of(shown)
+        cells = grid.n_rows * grid.n_columns
+        trained = make_prefix(
+            replace(settings, newline="one"),
+            layout,
+            mllm.tokenizer,
+            shown.grid.times_s,
+            2.5,
+            cells,
+            len(shown) == 1,
+        )
+        made = mllm.prompt(grid, "do you see the red circle?")
+        assert made.input_ids[: len(trained.ids)].tolist() == trained.ids.tolist()
+        assert np.array_equal(made.visual, trained.visual_at.reshape(-1))
+        assert made.trailing.tolist() == [trained.newline_at]
+    told, untold = mllm.capabilities, stock.capabilities
+    assert (told.timestamps, told.contiguous, told.max_frames) == ("seconds", False, 16)
+    assert (untold.timestamps, untold.contiguous, untold.max_frames) == ("none", True, None)
+    assert len(mllm.prompt(mllm.grid_of(video), "a")) > len(stock.prompt(stock.grid_of(video), "a"))
+    with pytest.raises(ModelError, match="layout is trained or stock"):
+        load_mllm("pico-base", layout="own")

@@ -20,10 +20,17 @@ def _studies() -> None:
 
 @study_app.command("zero-shot")
 def study_zero_shot(
-    out: Annotated[Path, typer.Option(help="Folder for study.json.")],
+    out: Annotated[Path, typer.Option(help="Folder for queries.jsonl and study.json.")],
     model: Annotated[str, typer.Option("--model", "-m", help="A video MLLM.")] = "pico-base",
     n: Annotated[int, typer.Option(help="Queries, one per toy-world scene.", min=2)] = 300,
     seed: Annotated[int, typer.Option(help="Of the scenes.")] = 7,
+    split: Annotated[str, typer.Option(help="val (to choose) or test (for numbers).")] = "test",
+    preset: Annotated[str, typer.Option(help="Start from tubelet, paper or published.")] = "tubelet",
+    layout: Annotated[str, typer.Option(help="Prompts as in the model's training, or stock.")] = "trained",
+    token: Annotated[str, typer.Option(help="raw, relative, fixed or mean; default: the preset's.")] = "",
+    read: Annotated[str, typer.Option(help="whole, sub or parts; default: the preset's.")] = "",
+    epsilon: Annotated[float, typer.Option(help="Of the division; default: the preset's.")] = 0.0,
+    rate: Annotated[float, typer.Option(help="Of tuning steps; below 0: the preset's.")] = -1.0,
     layers: Annotated[str, typer.Option(help="FIRST,LAST as a slice, for example -4,-1; default: all.")] = "",
     question: Annotated[
         str, typer.Option(help="Wording, with {text} in it; default: the published one.")
@@ -31,10 +38,13 @@ def study_zero_shot(
     general: Annotated[str, typer.Option(help="The prompt whose attention divides.")] = "",
     variants: Annotated[list[str] | None, typer.Option("--variant", help="Only these; default: all.")] = None,
 ) -> None:
-    """Random track, mean of tokens, token identification, tunings, reversed video: on true tracks of the toy world."""
+    """Random track, mean of tokens, token identification, tunings, reversed video: on true tracks of the toy world.
+
+    The same command goes on where it was stopped.
+    """
     from tubelet.errors import QueryError
     from tubelet.zeroshot.grounder import load_zero_shot
-    from tubelet.zeroshot.settings import ZeroShotSettings
+    from tubelet.zeroshot.settings import preset as named
     from tubelet.zeroshot.study import VARIANTS, study
 
     chosen = None
@@ -44,12 +54,23 @@ def study_zero_shot(
         except ValueError:
             raise QueryError(f"--layers is FIRST,LAST, for example -4,-1; got {layers!r}") from None
         chosen = (first, last)
-    settings = ZeroShotSettings(layers=chosen)
-    settings = replace(settings, question=question or settings.question, general=general or settings.general)
-    grounder = load_zero_shot(model, settings=settings)
+    settings = named(preset)
+    # tunings are what the variants switch on; the rest stays
+    settings = replace(settings, spatial=False, temporal=False, assemble=False)
+    settings = replace(
+        settings,
+        layers=chosen or settings.layers,
+        question=question or settings.question,
+        general=general or settings.general,
+        token=token or settings.token,
+        read=read or settings.read,
+        epsilon=epsilon or settings.epsilon,
+        rate=rate if rate >= 0 else settings.rate,
+    )
+    grounder = load_zero_shot(model, settings=settings, layout=layout)
     make_folder(out)
     with progress("asking") as step:
-        result = study(grounder, n, seed, tuple(variants or VARIANTS), out, step)
+        result = study(grounder, n, seed, tuple(variants or VARIANTS), out, step, split)
     names = list(next(iter(result.rows.values())))
     typer.echo(f"{'':16}" + "".join(f"{name:>24}" for name in names) + f"{'failed':>8}")
     for variant, row in result.rows.items():

@@ -39,6 +39,7 @@ class PromptWriter:
     def __init__(self, processor: Any, family: str) -> None:
         self.processor, self.tokenizer, self.family = processor, processor.tokenizer, family
         tokens = {str(token) for token in self.tokenizer.added_tokens_decoder.values() if token.special}
+        self._probed: tuple[VisualText, list[IntArray]] | None = None
         self._reserved = sorted(tokens | set(self.tokenizer.all_special_tokens), key=len, reverse=True)
         if not getattr(processor, "chat_template", None):
             raise ModelError(
@@ -86,7 +87,9 @@ class PromptWriter:
         """
         text = self.check_text(text)
         rendered, ids = self._video_tokens(text, video, video_token)
-        probes = [self._video_tokens(probe, video, video_token)[1] for probe in _PROBES]
+        if self._probed is None or self._probed[0] != video:
+            self._probed = video, [self._video_tokens(probe, video, video_token)[1] for probe in _PROBES]
+        probes = self._probed[1]
         n_role = min(_common_suffix(ids, probe) for probe in probes)
         n_role = min(n_role, _common_suffix(*probes))
         placeholder = self.tokenizer.convert_tokens_to_ids(video.placeholder)

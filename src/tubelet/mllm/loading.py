@@ -16,6 +16,7 @@ from tubelet.mllm.family import Family
 from tubelet.mllm.internvl import INTERNVL
 from tubelet.mllm.llava import LLAVA_NEXT_VIDEO, LLAVA_ONEVISION
 from tubelet.mllm.qwen_vl import QWEN2_5_VL, QWEN2_VL, QWEN3_VL
+from tubelet.mllm.trained_layout import LAYOUTS, with_trained_layout
 from tubelet.model_folder import first_line, no_bars, read_json, tensor_report
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def load_mllm(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
     max_frame_tokens: int | None = None,
+    layout: str = "trained",
 ) -> LoadedMllm:
     """Load a frozen video MLLM, ready to be read.
 
@@ -54,6 +56,8 @@ def load_mllm(
         dtype: "float32", "bfloat16", "float16" or a torch dtype; default: bfloat16 on a GPU, float32 on the CPU.
         max_frame_tokens: at most so many visual tokens per frame (LLaVA: coarser pooling; Qwen: smaller frames);
             None: as many as the checkpoint has.
+        layout: "trained", as a folder's tubelet.json says (pico-base: frame times between the frames; folders
+            without one: stock), or "stock", as transformers' processor lays prompts out.
 
     Raises ModelError that says what was looked for, or why this model cannot be read.
     """
@@ -64,6 +68,10 @@ def load_mllm(
 
     folder = find_model(model)
     family = family_of(folder)
+    if layout not in LAYOUTS:
+        raise ModelError(f"layout is {' or '.join(LAYOUTS)}, got {layout!r}")
+    if layout == "trained":
+        family = with_trained_layout(family, folder)
     if max_frame_tokens is not None and max_frame_tokens < 1:
         raise ModelError(f"max_frame_tokens is at least 1, got {max_frame_tokens}")
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))

@@ -9,8 +9,7 @@ Both are exact: the same numbers as one forward per question over the whole prom
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from tubelet.frames import Clip
 from tubelet.mllm.attention_rows import RowReader, row_weights
 from tubelet.mllm.family import Family, visual_grid
 from tubelet.mllm.layout import PromptWriter, sequential_positions
+from tubelet.mllm.memory import memory_guard
 from tubelet.mllm.parts import (
     Capabilities,
     Prefix,
@@ -52,6 +52,7 @@ class LoadedMllm:
         self.device, self.dtype = model.device, model.dtype
         self._writer = PromptWriter(processor, family.name)
         self._lm = model.model.language_model
+        self._start: tuple[VisualGrid, PromptLayout] | None = None
 
     def grid_of(self, clip: Clip, one_frame_per_step: bool = False) -> VisualGrid:
         """Which cells a clip will have; no pixels are read."""
@@ -63,7 +64,7 @@ class LoadedMllm:
         steps = max(1, chunk_frames // self.capabilities.frames_per_step)
         parts = []
         remedy = "read fewer frames, lower max_frame_tokens, or lower chunk_frames"
-        with torch.no_grad(), _memory("encode the video", remedy):
+        with torch.no_grad(), memory_guard("encode the video", remedy):
             for start in range(0, grid.n_steps, steps):
                 frames = clip.pixels[grid.frames[start : start + steps].reshape(-1)]
                 pixels = torch.from_numpy(np.ascontiguousarray(frames)).to(self.device).permute(0, 3, 1, 2)
@@ -97,7 +98,10 @@ class LoadedMllm:
 
     def prefix(self, visual: VisualTokens, delta: torch.Tensor | None = None) -> Prefix:
         """Read the video, and all that the template puts before it."""
-        layout = self.prompt(visual, "what")
+        # tuning reads the same video again and again: what stands before the question stays
+        if self._start is None or self._start[0] is not visual.grid:
+            self._start = visual.grid, self.prompt(visual, "what")
+        layout = self._start[1]
         tokens, n_tokens = visual.tokens, visual.grid.n_tokens
         if delta is not None:
             if delta.shape != tokens.shape:
@@ -108,7 +112,7 @@ class LoadedMllm:
         length = layout.prefix_length
         ids = torch.from_numpy(layout.input_ids[:length]).to(self.device)
         where = torch.from_numpy(np.concatenate([layout.visual, layout.trailing])).to(self.device)
-        with _memory(f"read {n_tokens} visual tokens", "read fewer frames or lower max_frame_tokens"):
+        with memory_guard(f"read {n_tokens} visual tokens", "read fewer frames or lower max_frame_tokens"):
             embeds = self.model.get_input_embeddings()(ids).index_copy(0, where, tokens)
             extra = {}
             if visual.deepstack:
@@ -149,7 +153,9 @@ class LoadedMllm:
         if rows is not None:
             at = np.concatenate([end + np.array(offset) for end, offset in zip(ends, offsets, strict=True)])
             reader = self._reader(rows, at, prefix)
-        with _memory(f"read {len(prompts)} questions", "ask fewer questions at a time or read fewer frames"):
+        with memory_guard(
+            f"read {len(prompts)} questions", "ask fewer questions at a time or read fewer frames"
+        ):
             segment = torch.from_numpy(np.repeat(np.arange(len(suffixes)), [len(s) for s in suffixes])) + 1
             hidden = self._continue(
                 np.concatenate(suffixes),
@@ -280,11 +286,3 @@ def _branch(cache: Any) -> Any:
     twin = copy.copy(cache)
     twin.layers = [copy.copy(layer) for layer in cache.layers]
     return twin
-
-
-@contextmanager
-def _memory(what: str, remedy: str) -> Iterator[None]:
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise ModelError(f"not enough memory on the device to {what}: {remedy}") from error

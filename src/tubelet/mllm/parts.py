@@ -46,6 +46,7 @@ class Capabilities:
     position_axes: 1, or 3 where positions (time, row, column) must be passed explicitly (M-RoPE). Done by `Mllm`.
     deepstack_layers: first layers of the language model that get visual features added.
     softmax_layers: layers whose attention can be read; the others have none (all of n_layers, or loading fails).
+    max_frames: as many frames as it was trained with, where its folder says so; None: bounded by max_tokens alone.
     """
 
     family: str
@@ -63,6 +64,7 @@ class Capabilities:
     hidden_size: int
     max_tokens: int
     softmax_layers: tuple[int, ...]
+    max_frames: int | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -71,16 +71,17 @@ def load_zero_shot(
     split: str | Endpoint = "rules",
     cache: str | Path | None = None,
     max_frame_tokens: int | None = None,
+    layout: str = "trained",
     **proposal_settings: Any,
 ) -> ZeroShotGrounder:
     """Load a video MLLM (embedded name, folder or hub id) for grounding without training.
 
     split: who makes sub-queries for tuning: "rules", "model" or an `Endpoint`. cache: folder for sub-queries and
-    proposals. max_frame_tokens: as in `load_mllm`. proposal_settings: of `propose_tracks` (phrases, models, ...).
+    proposals. max_frame_tokens, layout: as in `load_mllm`. proposal_settings: of `propose_tracks` (phrases, ...).
     """
     from tubelet.mllm.loading import load_mllm
 
-    mllm = load_mllm(model, device, dtype, max_frame_tokens)
+    mllm = load_mllm(model, device, dtype, max_frame_tokens, layout)
     folder = None if cache is None else Path(cache).expanduser()
     if folder is not None:
         proposal_settings.setdefault("cache", folder / "tracks")
@@ -108,7 +109,8 @@ class ZeroShotGrounder:
 
     @property
     def max_frames(self) -> int:
-        return self.settings.frames
+        most = self.mllm.capabilities.max_frames
+        return self.settings.frames if most is None else min(most, self.settings.frames)
 
     # --- encode --------------------------------------------------------------------------------
 
@@ -238,8 +240,8 @@ class ZeroShotGrounder:
             chosen = self._for_model
             if chosen.lower_case:
                 text = text.lower()
-            tunes = chosen.spatial or chosen.temporal
-            parts = self.splitter(text) if tunes else by_rules(text)
+            splits = chosen.spatial or chosen.temporal or chosen.read == "parts"
+            parts = self.splitter(text) if splits else by_rules(text)
 
             def frames_of(relative_map: Any, row: int) -> Any:
                 return scores_per_frame(relative_map, state.tracks, row, state.weights, chosen)

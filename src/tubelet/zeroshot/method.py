@@ -5,8 +5,8 @@
     assemble  the same on the reversed video; maps are added
     temporal  a prompt tuned on "is there <action>?", then the map that scores the chosen track's frames
 
-Tuning and reading share the same forward of all questions (packed), no word is decoded, and no map of all tokens
-exists.
+Tuning and reading share the same forward of all questions (packed), the first epoch of space and time is one graph, no
+word is decoded, and no map of all tokens exists.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tubelet.mllm.parts import Mllm, Prefix, RowSpec, VisualTokens
 from tubelet.zeroshot.decompose import SubQueries, question_of
 from tubelet.zeroshot.intervals import interval
 from tubelet.zeroshot.maps import assemble, choose_token, consistency, layer_range
-from tubelet.zeroshot.reattention import gap, tune, yes_no_ids
+from tubelet.zeroshot.reattention import first_gradients, gap, tune, yes_no_ids
 from tubelet.zeroshot.scoring import track_scores
 from tubelet.zeroshot.settings import ZeroShotSettings
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 FloatArray = npt.NDArray[np.float64]
 FrameScorer = Callable[[FloatArray, int], FloatArray]
 _MOST_OTHERS = 20  # further targets that are looked at
+_LESS_MEMORY = "read fewer frames, lower max_frame_tokens, or switch tuning off (spatial, temporal, assemble)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ class Choice:
 def choose(
     mllm: Mllm,
     visual: VisualTokens,
-    prefix: Prefix,
+    prefix: Prefix | None,
     weights: FloatArray,
     sentence: str,
     parts: SubQueries,
@@ -64,6 +65,7 @@ def choose(
 ) -> Choice:
     """Which track, and when.
 
+    prefix: the video as it was read; None: read where it is needed (tuning both maps does not need it).
     weights: (P, T, h, w) of the tracks on the map's steps. frames_of: (map, track) -> (T,) scores of its frames.
     backwards: makes the reversed video's tokens; default: the tokens flipped. Raises QueryError for what no model can
     be asked.
@@ -71,28 +73,39 @@ def choose(
     n_steps = visual.grid.n_steps
     if not len(weights):
         return Choice(None, np.zeros(0), 0, n_steps - 1, np.zeros(n_steps), None)
+    if prefix is None and not (
+        settings.spatial and settings.temporal and settings.general_tuned and n_steps > 1
+    ):
+        prefix = _read_video(mllm, visual)
     whole = question_of(sentence, settings.question)
     attribute = whole if parts.attribute is None else question_of(parts.attribute, settings.question)
     action = whole if parts.action is None else question_of(parts.action, settings.question)
     agreement: float | None = None
     if backwards is None:
         backwards = visual.flipped
+    tunes_time = settings.temporal and n_steps > 1
+    read_space, read_time = (whole, whole) if settings.read == "whole" else (attribute, action)
+    untuned = (attribute, action) if settings.read == "parts" else (whole, whole)
+    starts: list[Any] = [None, None]
+    if settings.spatial and tunes_time and attribute != action:
+        starts = _first_gradients(mllm, visual, [attribute, action], settings)
+    plain = prefix
     if settings.spatial:
-        read = attribute if settings.read == "sub" else whole
-        space, token = _tuned_map(mllm, visual, attribute, read, settings)
-        if settings.assemble and n_steps > 1:
-            back, _ = _tuned_map(mllm, backwards(), attribute, read, settings)
-            agreement = consistency(space, back)
-            space = assemble(space, back)
+        space, token = _tuned_map(mllm, visual, attribute, read_space, settings, plain, starts[0])
     else:
-        space, token = read_map(mllm, visual, prefix, whole, settings)
-    if settings.temporal and n_steps > 1:
-        read = action if settings.read == "sub" else whole
-        time_map, _ = _tuned_map(mllm, visual, action, read, settings)
-    elif settings.spatial:
-        time_map, _ = read_map(mllm, visual, prefix, whole, settings)
+        space, token = read_map(mllm, visual, prefix, untuned[0], settings)
+    if tunes_time and settings.spatial and (action, read_time) == (attribute, read_space):
+        time_map = space  # a sentence without parts: the same questions were just tuned and read
+    elif tunes_time:
+        time_map, _ = _tuned_map(mllm, visual, action, read_time, settings, plain, starts[1])
+    elif settings.spatial or (untuned[1] != untuned[0] and n_steps > 1):
+        time_map, _ = read_map(mllm, visual, prefix, untuned[1], settings)
     else:
         time_map = space
+    if settings.spatial and settings.assemble and n_steps > 1:
+        back, _ = _tuned_map(mllm, backwards(), attribute, read_space, settings)
+        agreement = consistency(space, back)
+        space = assemble(space, back)
     scores = track_scores(space, weights)
     track = int(scores.argmax())
     frames = frames_of(time_map, track)
@@ -107,10 +120,17 @@ def choose(
     return Choice(track, scores, first, last, frames, token, agreement, others)
 
 
+def _read_video(mllm: Mllm, visual: VisualTokens) -> Prefix:
+    import torch
+
+    with torch.no_grad():
+        return mllm.prefix(visual)
+
+
 def read_map(
     mllm: Mllm,
     visual: VisualTokens,
-    prefix: Prefix,
+    prefix: Prefix | None,
     question: str,
     settings: ZeroShotSettings,
     general_prefix: Prefix | None = None,
@@ -121,6 +141,8 @@ def read_map(
     """
     import torch
 
+    if prefix is None:
+        prefix = _read_video(mllm, visual)
     prompts = [mllm.prompt(visual, text) for text in (question, settings.general)]
     layers = layer_range(settings.layers, mllm.capabilities.n_layers)
     tokens: Any = tuple(range(-settings.candidates, 0)) if settings.candidates else "candidates"
@@ -137,26 +159,63 @@ def read_map(
 
 
 def _tuned_map(
-    mllm: Mllm, visual: VisualTokens, learn: str, read: str, settings: ZeroShotSettings
+    mllm: Mllm,
+    visual: VisualTokens,
+    learn: str,
+    read: str,
+    settings: ZeroShotSettings,
+    plain: Prefix | None = None,
+    first: torch.Tensor | None = None,
 ) -> tuple[FloatArray, int | None]:
-    """The map of `read` after the prompt was tuned to answer `learn` with yes."""
+    """The map of `read` after the prompt was tuned to answer `learn` with yes.
+
+    plain: the video without a prompt, where it was read before. first: the gradient of the first epoch, if known.
+    """
     import torch
 
-    yes, no = yes_no_ids(mllm.tokenizer, settings.yes_no)
-    prompts = [mllm.prompt(visual, text) for text in (settings.general, learn)]
+    from tubelet.mllm.memory import memory_guard
 
-    def gaps_of(delta: torch.Tensor) -> torch.Tensor:
-        readings: list[Any] = mllm.ask(mllm.prefix(visual, delta), prompts, token_ids=(*yes, *no))
-        at = range(len(yes)), range(len(yes), len(yes) + len(no))
-        return torch.stack([gap(reading.logits, *at) for reading in readings])
-
-    start = torch.zeros(visual.tokens.shape, dtype=torch.float32, device=visual.tokens.device)
-    prompt = tune(gaps_of, start, settings)
+    gaps_of, start = _gaps(mllm, visual, [learn], settings)
+    with memory_guard("tune a visual prompt", _LESS_MEMORY):
+        prompt = tune(gaps_of, start, settings, first)
     if not torch.isfinite(prompt).all():
         raise QueryError(
             f"tuning ran away at rate {settings.rate:g}: lower the rate, or use the loss that is linear (published)"
         )
     with torch.no_grad():
         tuned = mllm.prefix(visual, prompt)
-        plain = None if settings.general_tuned else mllm.prefix(visual)
+        if settings.general_tuned:
+            plain = None
+        elif plain is None:
+            plain = mllm.prefix(visual)
     return read_map(mllm, visual, tuned, read, settings, plain)
+
+
+def _first_gradients(
+    mllm: Mllm, visual: VisualTokens, learn: list[str], settings: ZeroShotSettings
+) -> list[Any]:
+    """All prompts start at zero: the first epoch of space and of time is one forward with one graph."""
+    from tubelet.mllm.memory import memory_guard
+
+    if not settings.epochs:
+        return [None] * len(learn)
+    gaps_of, start = _gaps(mllm, visual, learn, settings)
+    with memory_guard("tune a visual prompt", _LESS_MEMORY):
+        return list(first_gradients(gaps_of, start, settings.loss))
+
+
+def _gaps(
+    mllm: Mllm, visual: VisualTokens, learn: list[str], settings: ZeroShotSettings
+) -> tuple[Callable[[torch.Tensor], torch.Tensor], torch.Tensor]:
+    """(prompt -> gaps of the general prompt and of each question, prompt of zeros)."""
+    import torch
+
+    yes, no = yes_no_ids(mllm.tokenizer, settings.yes_no)
+    prompts = [mllm.prompt(visual, text) for text in (settings.general, *learn)]
+    at = range(len(yes)), range(len(yes), len(yes) + len(no))
+
+    def gaps_of(delta: torch.Tensor) -> torch.Tensor:
+        readings: list[Any] = mllm.ask(mllm.prefix(visual, delta), prompts, token_ids=(*yes, *no))
+        return torch.stack([gap(reading.logits, *at) for reading in readings])
+
+    return gaps_of, torch.zeros(visual.tokens.shape, dtype=torch.float32, device=visual.tokens.device)

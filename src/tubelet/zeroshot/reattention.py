@@ -34,11 +34,15 @@ def objective(gaps: torch.Tensor, loss: str) -> torch.Tensor:
 
 
 def tune(
-    gaps_of: Callable[[torch.Tensor], torch.Tensor], start: torch.Tensor, settings: ZeroShotSettings
+    gaps_of: Callable[[torch.Tensor], torch.Tensor],
+    start: torch.Tensor,
+    settings: ZeroShotSettings,
+    first: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """The prompt U that is in force after all epochs.
 
     gaps_of: U -> (Q,) gaps, differentiable. start: zeros of the prompt's shape (float32 or float64).
+    first: the gradient at `start`, where it is known (see `first_gradients`).
     """
     import torch
 
@@ -46,13 +50,33 @@ def tune(
     newer = older = start.detach().clone()
     for epoch in range(settings.epochs):
         in_force = (share * newer + (1 - share) * older).requires_grad_()
-        with torch.enable_grad():
-            loss = objective(gaps_of(in_force), settings.loss)
-            (gradient,) = torch.autograd.grad(loss, in_force)
+        if epoch == 0 and first is not None:
+            gradient = first
+        else:
+            with torch.enable_grad():
+                loss = objective(gaps_of(in_force), settings.loss)
+                (gradient,) = torch.autograd.grad(loss, in_force)
         # in the first epoch old and new are one variable, afterwards only the newer one moves
         step = rate * gradient * (1.0 if epoch == 0 else share)
         newer, older = newer - step, newer
     return share * newer + (1 - share) * older
+
+
+def first_gradients(
+    gaps_of: Callable[[torch.Tensor], torch.Tensor], start: torch.Tensor, loss: str
+) -> list[torch.Tensor]:
+    """Gradients of several tunings that all begin at `start`, from one graph.
+
+    gaps_of: U -> (1 + n,) gaps, of the general prompt and of n sub-queries, each of which is tuned on its own.
+    """
+    import torch
+
+    with torch.enable_grad():
+        at = start.detach().clone().requires_grad_()
+        gaps = gaps_of(at)
+        losses = [objective(torch.stack([gaps[0], gap_]), loss) for gap_ in gaps[1:]]
+        last = len(losses) - 1
+        return [torch.autograd.grad(one, at, retain_graph=k < last)[0] for k, one in enumerate(losses)]
 
 
 def yes_no_ids(tokenizer: Any, rule: str) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -31,7 +31,8 @@ class ZeroShotSettings:
     interval: "adaptive" (no K), "window" (k + 1 frames around the best, published) or "top_k" (hull of the k best).
     spatial, temporal: tune a visual prompt on the attribute (action) sub-query before reading (LRA). assemble: add the
         maps of the reversed video (TAS; spatial only).
-    read: which question is read after tuning: "sub" (published) or "whole" (paper, Algorithm 1).
+    read: which question is read after tuning: "sub" (published) or "whole" (paper, Algorithm 1). "parts": the
+        sub-queries also without tuning, the attribute for the track and the action for its frames (ours).
     loss: "published" (linear, against the general prompt) or "paper" (-exp of the gap). rate, epochs, averaging: of
         plain gradient steps; averaging 0.5 is the published mean of the last two prompts, 1 is none.
     yes_no: "variants" (log-sum-exp over spellings) or "exact" (one lower-case token each, as published).
@@ -80,7 +81,7 @@ class ZeroShotSettings:
             ("token", ("raw", "relative", "fixed", "mean")),
             ("weights", ("area", "bilinear")),
             ("interval", ("adaptive", "window", "top_k")),
-            ("read", ("sub", "whole")),
+            ("read", ("sub", "whole", "parts")),
             ("loss", ("published", "paper")),
             ("yes_no", ("variants", "exact")),
             ("region", ("mask", "box")),
