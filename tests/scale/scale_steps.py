@@ -43,3 +43,12 @@ def full_disk() -> Callable[[str, Sequence[str]], list[str]]:
 
 def broken() -> Callable[[str, Sequence[str]], list[str]]:
     raise RuntimeError("no such weights")
+
+
+def numbers() -> Callable[[str, Sequence[str]], list[int]]:
+    """Fine between two stages, no text for the ledger."""
+    return lambda key, values: [int(value) for value in values]
+
+
+def text() -> Callable[[str, Sequence[int]], list[str]]:
+    return lambda key, values: [str(value) for value in values]

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from tubelet.errors import RecipeError
+from tubelet.errors import DataError, RecipeError
 from tubelet.scale.ledger import ASIDE, DONE, Ledger
 
 Step = Callable[[str, Sequence[Any]], Sequence[Any]]
@@ -115,13 +115,23 @@ def make_step(stage: Stage) -> Step:
     return cast(Step, function(**stage.options))
 
 
-def run_step(stage: Stage, step: Step, key: str, values: Sequence[Any]) -> list[Any]:
-    """One item through one stage, with its results counted."""
+def run_step(stage: Stage, step: Step, key: str, values: Sequence[Any], last: bool = False) -> list[Any]:
+    """One item through one stage, with its results counted; those of the last stage are text.
+
+    Raises RecipeError where the stage breaks that, DataError for text that no file can hold.
+    """
     out = list(step(key, values))
     if len(out) != len(values):
         raise RecipeError(
             f"stage {stage.name!r} must return one value per part: {len(values)}, got {len(out)}"
         )
+    for value in out if last else ():
+        if not isinstance(value, str):
+            raise RecipeError(
+                f"stage {stage.name!r} is the last and must return text, got {type(value).__name__}"
+            )
+        if not value.isascii() and value.encode("utf-8", "replace") != value.encode("utf-8", "surrogatepass"):
+            raise DataError("its result holds half a character (a lone surrogate), which no file can hold")
     return out
 
 

@@ -62,7 +62,7 @@ class _Driver:
                 return
             for number, stage in enumerate(self.job.stages):
                 for _ in range(stage.workers):
-                    self.workers.append(_start(number, stage))
+                    self.workers.append(_start(number, self.job))
             while more or self.in_flight:
                 more = self._claim() or self.in_flight > 0
                 self._hand_out()
@@ -154,7 +154,7 @@ class _Driver:
                 raise ModelError(
                     f"workers of stage {stage.name!r} die before their first item ({how}): too little memory?"
                 )
-        self.workers.append(_start(worker.stage, stage))
+        self.workers.append(_start(worker.stage, self.job))
 
     def _stop(self) -> None:
         for worker in self.workers:
@@ -164,16 +164,19 @@ class _Driver:
             worker.pipe.close()
 
 
-def _start(number: int, stage: Stage) -> _Worker:
+def _start(number: int, job: Job) -> _Worker:
+    stage, last = job.stages[number], number + 1 == len(job.stages)
     context = get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_work, args=(stage, theirs), daemon=True, name=f"tubelet-{stage.name}")
+    process = context.Process(
+        target=_work, args=(stage, theirs, last), daemon=True, name=f"tubelet-{stage.name}"
+    )
     process.start()
     theirs.close()  # so that its end is seen here
     return _Worker(number, process, ours)
 
 
-def _work(stage: Stage, pipe: Connection) -> None:
+def _work(stage: Stage, pipe: Connection, last: bool) -> None:
     """A worker process. Messages out: ("ready", None), then per item ("done", values), ("failed", reason) or
     ("full", reason); ("broken", reason) when the stage cannot be made."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to deal with: it ends its workers
@@ -189,7 +192,7 @@ def _work(stage: Stage, pipe: Connection) -> None:
     threading.Thread(target=_read, args=(pipe, waiting), daemon=True).start()
     while (task := waiting.get()) is not None:
         key, values = task
-        pipe.send(_answer(stage, step, key, values))
+        pipe.send(_answer(stage, step, key, values, last))
 
 
 def _read(pipe: Connection, waiting: queue.SimpleQueue[tuple[str, Sequence[Any]] | None]) -> None:
@@ -201,9 +204,9 @@ def _read(pipe: Connection, waiting: queue.SimpleQueue[tuple[str, Sequence[Any]]
             return
 
 
-def _answer(stage: Stage, step: Any, key: str, values: Sequence[Any]) -> tuple[str, Any]:
+def _answer(stage: Stage, step: Any, key: str, values: Sequence[Any], last: bool) -> tuple[str, Any]:
     try:
-        return "done", run_step(stage, step, key, values)
+        return "done", run_step(stage, step, key, values, last)
     except OutputError as error:
         return "full", str(error)
     except RecipeError as error:

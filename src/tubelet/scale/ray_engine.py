@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from tubelet.errors import ModelError, OutputError
+from tubelet.errors import ModelError, OutputError, RecipeError
 from tubelet.scale.job import Job, Meter, Report, Stage, make_step, reason_of, run_step
 from tubelet.scale.ledger import Item, Ledger
 
@@ -27,8 +27,8 @@ class _Box:
 
 
 class _Actor:
-    def __init__(self, stage: Stage) -> None:
-        self.stage = stage
+    def __init__(self, stage: Stage, last: bool) -> None:
+        self.stage, self.last = stage, last
         self.step: Any = None
         self.broken = ""
         try:
@@ -42,9 +42,11 @@ class _Actor:
         if self.broken:
             return row | {"kind": "broken", "box": _Box(self.broken)}
         try:
-            values = run_step(self.stage, self.step, row["key"], row["box"].value)
+            values = run_step(self.stage, self.step, row["key"], row["box"].value, self.last)
         except OutputError as error:
             return row | {"kind": "full", "box": _Box(str(error))}
+        except RecipeError as error:
+            return row | {"kind": "broken", "box": _Box(str(error))}
         except Exception as error:  # noqa: BLE001  a poison item must not end the job: it is counted and set aside
             return row | {"kind": "failed", "box": _Box(reason_of(self.stage, error))}
         return row | {"box": _Box(values)}
@@ -107,11 +109,11 @@ def _stream(job: Job, items: list[Item]) -> Iterator[dict[str, Any]]:
     ray.data.DataContext.get_current().enable_progress_bars = False
     rows = [{"seq": i.seq, "key": i.key, "kind": "done", "box": _Box(list(i.payloads))} for i in items]
     blocks = max(1, min(len(items), 4 * max(stage.workers for stage in job.stages)))
-    data = ray.data.from_items(rows, override_num_blocks=blocks)
-    for stage in job.stages:
+    data: Any = ray.data.from_items(rows, override_num_blocks=blocks)
+    for number, stage in enumerate(job.stages, 1):
         data = data.map(
             _Actor,
-            fn_constructor_args=(stage,),
+            fn_constructor_args=(stage, number == len(job.stages)),
             compute=ray.data.ActorPoolStrategy(size=stage.workers),
             num_cpus=stage.cpus,
             num_gpus=stage.gpus,
