@@ -503,16 +503,16 @@ def test_a_ray_actor_says_what_is_wrong_in_the_words_of_the_driver(monkeypatch: 
     from tubelet.scale.ray_engine import _Actor, _Box
 
     monkeypatch.syspath_prepend(str(Path(__file__).resolve().parent))
-    row = {"seq": 1, "key": "a", "kind": "done", "box": _Box(["2"])}
+    row = {"seq": 1, "key": "a", "kind": "done", "tries": 2, "failures": _Box([]), "box": _Box(["2"])}
 
     def told(make: str, last: bool, key: str = "a") -> tuple[str, Any]:
         out = _Actor(Stage("s", f"scale_steps:{make}"), last)(row | {"key": key})
-        return out["kind"], out["box"].value
+        return out["kind"], out["failures"].value or out["box"].value
 
     assert told("double", True) == ("done", ["4"])
     assert told("numbers", False) == ("done", [2])
     assert told("numbers", True) == ("broken", "stage 's' is the last and must return text, got int")
-    assert told("double", True, "poison") == ("failed", "s: ValueError: poison is corrupt")
+    assert told("double", True, "poison") == ("failed", ["s: ValueError: poison is corrupt"] * 2)
     assert told("full_disk", True)[0] == "full"
     assert told("broken", True) == ("broken", "s: RuntimeError: no such weights")
     assert _Actor(ONE, True)(row | {"kind": "failed"})["kind"] == "failed"  # passed on as it is

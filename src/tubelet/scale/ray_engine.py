@@ -2,14 +2,18 @@
 
 Every stage is a pool of actors with its own CPUs and GPUs; Ray Data streams between them with backpressure. The
 driver claims `Job.wave` items at a time, which bounds its memory, and alone writes the ledger. A step that raises
-costs its item a try. A worker that dies ends the wave as far as Ray cannot repeat it: its unfinished items come back
-in smaller waves, down to one item, which is then blamed. `Job.lease_s` is not watched here. Stages must be importable
-on every machine.
+costs its item a try; the same actor tries again at once, since a new wave means new actors. A worker that dies ends
+the wave as far as Ray cannot repeat it: its unfinished items come back in smaller waves, down to one item, which is
+then blamed. `Job.lease_s` is not watched here. Stages must be importable on every machine.
 """
 
 from __future__ import annotations
 
+import logging
+import os
+import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from tubelet.errors import ModelError, OutputError, RecipeError
@@ -41,15 +45,29 @@ class _Actor:
             return row
         if self.broken:
             return row | {"kind": "broken", "box": _Box(self.broken)}
-        try:
-            values = run_step(self.stage, self.step, row["key"], row["box"].value, self.last)
-        except OutputError as error:
-            return row | {"kind": "full", "box": _Box(str(error))}
-        except RecipeError as error:
-            return row | {"kind": "broken", "box": _Box(str(error))}
-        except Exception as error:  # noqa: BLE001  a poison item must not end the job: it is counted and set aside
-            return row | {"kind": "failed", "box": _Box(reason_of(self.stage, error))}
-        return row | {"box": _Box(values)}
+        failures = list(row["failures"].value)
+        while len(failures) < row["tries"]:
+            try:
+                values = run_step(self.stage, self.step, row["key"], row["box"].value, self.last)
+            except OutputError as error:
+                return row | {"kind": "full", "box": _Box(str(error))}
+            except RecipeError as error:
+                return row | {"kind": "broken", "box": _Box(str(error))}
+            except Exception as error:  # noqa: BLE001  a poison item must not end the job: it is counted and set aside
+                failures.append(reason_of(self.stage, error))
+            else:
+                return row | {"failures": _Box(failures), "box": _Box(values)}
+        return row | {"kind": "failed", "failures": _Box(failures), "box": _Box(None)}
+
+
+@dataclass(frozen=True)
+class _Restarts:
+    """How often Ray starts a dead actor, and its task, again."""
+
+    times: int
+
+    def __call__(self) -> dict[str, Any]:
+        return {"max_restarts": self.times, "max_task_retries": self.times}
 
 
 def run_ray(job: Job, ledger: Ledger, report: Report | None = None, address: str | None = None) -> None:
@@ -65,7 +83,9 @@ def run_ray(job: Job, ledger: Ledger, report: Report | None = None, address: str
             "the ray engine needs ray: pip install 'tubelet[scale]', or use --engine local"
         ) from error
     if not ray.is_initialized():
-        ray.init(address=address, include_dashboard=False, log_to_driver=False)
+        os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 starves workers beside anything else
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+        ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     meter = Meter(ledger, report)
     wave = job.wave
     try:
@@ -88,9 +108,9 @@ def _wave(job: Job, ledger: Ledger, meter: Meter, items: list[Item], size: int) 
             if kind == "full":
                 raise OutputError(value)
             left.discard(seq)
-            if kind == "failed":
-                meter.add(aside=int(ledger.fail(seq, value, job.max_tries)))
-            else:
+            for reason in row["failures"].value:
+                meter.add(aside=int(ledger.fail(seq, reason, job.max_tries)))
+            if kind == "done":
                 ledger.finish(seq, value)
                 meter.add(done=1)
     except ray.exceptions.RayError as error:
@@ -107,17 +127,30 @@ def _stream(job: Job, items: list[Item]) -> Iterator[dict[str, Any]]:
     import ray
 
     ray.data.DataContext.get_current().enable_progress_bars = False
-    rows = [{"seq": i.seq, "key": i.key, "kind": "done", "box": _Box(list(i.payloads))} for i in items]
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    rows = [
+        {
+            "seq": item.seq,
+            "key": item.key,
+            "kind": "done",
+            "tries": max(1, job.max_tries - item.tries),
+            "failures": _Box([]),
+            "box": _Box(list(item.payloads)),
+        }
+        for item in items
+    ]
     blocks = max(1, min(len(items), 4 * max(stage.workers for stage in job.stages)))
-    data: Any = ray.data.from_items(rows, override_num_blocks=blocks)
-    for number, stage in enumerate(job.stages, 1):
-        data = data.map(
-            _Actor,
-            fn_constructor_args=(stage, number == len(job.stages)),
-            compute=ray.data.ActorPoolStrategy(size=stage.workers),
-            num_cpus=stage.cpus,
-            num_gpus=stage.gpus,
-            max_restarts=job.max_tries,
-            max_task_retries=job.max_tries,
-        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Ray calls both ways of naming restarts deprecated
+        data: Any = ray.data.from_items(rows, override_num_blocks=blocks)
+        for number, stage in enumerate(job.stages, 1):
+            data = data.map(
+                _Actor,
+                fn_constructor_args=(stage, number == len(job.stages)),
+                compute=ray.data.ActorPoolStrategy(size=stage.workers),
+                num_cpus=stage.cpus,
+                num_gpus=stage.gpus,
+                ray_remote_args_fn=_Restarts(job.max_tries),
+            )
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # set up by Ray when the first data are made
     yield from data.iter_rows()
