@@ -22,6 +22,7 @@ from tubelet.cli import (
     scoring,
     studies,
     training,
+    unistg,
     zeroshot,
 )
 from tubelet.errors import TubeletError
@@ -39,6 +40,7 @@ app.add_typer(world_app, name="world")
 app.add_typer(data_app, name="data")
 app.add_typer(studies.ablate_app, name="ablate")
 app.add_typer(zeroshot.study_app, name="study")
+app.add_typer(unistg.unistg_app, name="unistg")
 
 app.command()(grounding.ground)
 app.command()(grounding.ask)

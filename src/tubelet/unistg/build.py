@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -24,6 +24,7 @@ from typing import Any
 from tubelet.benchmarks.run_folder import write_whole
 from tubelet.config_io import from_dict, to_dict
 from tubelet.datasets.problems import Problems
+from tubelet.datasets.reading import stream_jsonl
 from tubelet.errors import DataError, ModelError, OutputError, RecipeError
 from tubelet.scale.job import Job, Report, Stage, Step
 from tubelet.scale.ledger import Ledger, Part, open_ledger
@@ -34,7 +35,7 @@ from tubelet.unistg.filter import filter_records
 from tubelet.unistg.recipe import UniSTGRecipe
 from tubelet.unistg.records import Caption, Detected, Drop, Phrase, Refined, Sample
 from tubelet.unistg.refiner import refine
-from tubelet.unistg.rows import write_lines
+from tubelet.unistg.rows import write_lines, write_parquet
 
 LEDGER, SAMPLES, DROPS, FUNNEL, CARD = (
     "ledger.sqlite",
@@ -44,6 +45,14 @@ LEDGER, SAMPLES, DROPS, FUNNEL, CARD = (
     "README.md",
 )
 _FILLED = "filled"
+_COLUMNS = {
+    **dict.fromkeys(("id", "task", "video", "sentence"), "string"),
+    **dict.fromkeys(("start_s", "end_s"), "float64"),
+    "times_s": "list<float64>",
+    "boxes_xyxy": "list<list<float64>>",
+    "score": "float64",
+    "provenance": "string",
+}
 STAGES = ("captions", "analyzer", "annotator", "refiner", "filter")
 
 
@@ -164,8 +173,8 @@ def write_outputs(ledger: Ledger, recipe: UniSTGRecipe, folder: Path) -> Built:
 
     write_lines(samples(), folder / SAMPLES)
     if recipe.format in ("parquet", "both"):
-        flat = (_flat(json.loads(line)) for line in (folder / SAMPLES).open(encoding="utf-8"))
-        write_lines(flat, folder / "samples.parquet")
+        flat = (_flat(item.data) for item in stream_jsonl(folder / SAMPLES, "raise"))
+        write_parquet(flat, folder / "samples.parquet", _COLUMNS)
     write_lines((d.to_dict() for d in drops), folder / DROPS)
     reasons = Counter(f"{d.stage}: {d.reason}" for d in drops)
     by_stage = Counter(d.stage for d in drops)
@@ -289,7 +298,7 @@ def _untagged(row: dict[str, Any]) -> Phrase | Drop:
     return Drop.from_dict(row["record"]) if row["kind"] == "drop" else Phrase.from_dict(row["record"])
 
 
-def _flat(row: dict[str, Any]) -> dict[str, Any]:
+def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
     """Parquet: one type per column; provenance as JSON text."""
     tube = row["tube"]
     return {

@@ -112,6 +112,7 @@ def make_sample(
         "phrase": phrase.text,
         "subject": phrase.subject,
         "coarse_span": caption.span.to_dict(),
+        "duration_s": caption.duration_s,
         "analyzer": phrase.analyzer,
         "annotator": detected.annotator,
         "video_hash": detected.video_sha256,
@@ -120,4 +121,6 @@ def make_sample(
         "thresholds": thresholds,
         "recipe": digest,
     }
-    return Sample(phrase.key, caption.video, caption.text, tube, provenance)
+    # the whole sentence is about its subject only
+    sentence = caption.text if phrase.subject else phrase.text
+    return Sample(phrase.key, caption.video, sentence, tube, provenance)

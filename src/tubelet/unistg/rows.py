@@ -113,7 +113,7 @@ def write_rows(instructions: Iterable[Instruction], path: Path | str) -> int:
     if path.suffix == ".jsonl":
         return write_lines((row_of(one) for one in instructions), path)
     if path.suffix == ".parquet":
-        return _write_parquet((row_of(one) for one in instructions), path)
+        return write_parquet((row_of(one) for one in instructions), path, COLUMNS)
     raise OutputError(f"rows are written to .jsonl or .parquet files, got {path.name}")
 
 
@@ -150,7 +150,11 @@ def write_lines(rows: Iterable[Mapping[str, Any]], path: Path) -> int:
     return count
 
 
-def _write_parquet(rows: Iterator[dict[str, Any]], path: Path) -> int:
+def write_parquet(rows: Iterable[dict[str, Any]], path: Path, columns: Mapping[str, str]) -> int:
+    """One Parquet file, whole or not at all; returns how many rows. columns: name -> type, as in COLUMNS.
+
+    Raises OutputError where pyarrow is missing or the file cannot be written.
+    """
     try:
         arrow, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")
     except ImportError:
@@ -165,7 +169,7 @@ def _write_parquet(rows: Iterator[dict[str, Any]], path: Path) -> int:
         "list<list<float64>>": arrow.list_(arrow.list_(arrow.float64())),
         "list<{from, value}>": arrow.list_(turn),
     }
-    schema = arrow.schema([(name, kinds[kind]) for name, kind in COLUMNS.items()])
+    schema = arrow.schema([(name, kinds[kind]) for name, kind in columns.items()])
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     count = 0
     try:

@@ -1,0 +1,155 @@
+"""Refiner and Filter by hand-made detections: every threshold, both sides of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tubelet.errors import RecipeError
+from tubelet.tube import Span
+from tubelet.unistg.filter import filter_records
+from tubelet.unistg.recipe import FilterSettings, RefinerSettings, UniSTGRecipe
+from tubelet.unistg.records import Caption, Detected, Drop, Phrase, Refined, Sample
+from tubelet.unistg.refiner import refine
+
+BOX = (0.4, 0.4, 0.6, 0.6)
+
+
+def detected(
+    per_frame: list[list[tuple[float, ...]]], scores: float = 0.9, step_s: float = 0.5, **phrase: Any
+) -> Detected:
+    """Boxes of each frame, frames every `step_s` seconds from 0; the coarse span holds all of them."""
+    times = np.arange(len(per_frame)) * step_s
+    caption = Caption("c:1", "c", "a.mp4", "a dog runs", Span(0.0, len(per_frame) * step_s), 60.0)
+    return Detected(
+        Phrase(caption, "a dog", phrase.get("subject", True), "rules"),
+        times,
+        tuple(np.array(boxes, dtype=float).reshape(-1, 4) for boxes in per_frame),
+        tuple(np.full(len(boxes), scores) for boxes in per_frame),
+        tuple(np.full(len(boxes), -1, dtype=np.int64) for boxes in per_frame),
+        "test",
+        "0" * 64,
+    )
+
+
+def judged(per_frame: list[list[tuple[float, ...]]], **options: Any) -> Sample | Drop:
+    refined = refine(detected(per_frame, **options))
+    assert isinstance(refined, Refined), refined
+    (answer,) = filter_records([refined])
+    return answer
+
+
+def test_the_span_is_tightened_to_the_boxes() -> None:
+    answer = refine(detected([[]] * 4 + [[BOX]] * 8 + [[]] * 4))
+    assert isinstance(answer, Refined)
+    assert (answer.span.start_s, answer.span.end_s) == (1.75, 5.75)  # half-way to the frames without a box
+    assert answer.times_s.tolist() == [2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 5.5]
+
+
+@pytest.mark.parametrize(
+    ("per_frame", "limits", "reason"),
+    [
+        ([[]] * 6, {}, "no-boxes"),
+        ([[]] * 4 + [[BOX]] * 3 + [[]] * 4, {}, "too-short"),  # 1.5 s
+        ([[BOX]] * 20, {"max_s": 9.5}, "too-long"),
+    ],
+)
+def test_spans_outside_the_limits_are_dropped(
+    per_frame: list[list[tuple[float, ...]]], limits: dict[str, float], reason: str
+) -> None:
+    answer = refine(detected(per_frame), RefinerSettings(**limits))
+    assert isinstance(answer, Drop) and (answer.stage, answer.reason) == ("refiner", reason)
+
+
+def test_a_long_hole_parts_the_boxes_and_the_longest_part_is_kept() -> None:
+    frames = [[BOX]] * 5 + [[]] * 8 + [[BOX]] * 10
+    answer = refine(detected(frames))
+    assert isinstance(answer, Refined) and answer.rows[0] == 13
+    whole = refine(detected(frames), RefinerSettings(max_gap_s=None))
+    assert isinstance(whole, Refined) and whole.rows[0] == 0
+
+
+def test_the_track_with_the_most_score_is_followed() -> None:
+    other = (0.0, 0.0, 0.2, 0.2)
+    base = detected([[BOX, other]] * 6)
+    ids = tuple(np.array([4, 7]) for _ in range(6))
+    scores = tuple(np.array([0.5, 0.6]) for _ in range(6))
+    answer = refine(replace(base, track_ids=ids, scores=scores))
+    assert isinstance(answer, Refined)
+    assert answer.boxes_xyxy.tolist() == [list(other)] * 6 and answer.n_boxes.tolist() == [2] * 6
+
+
+def grown(ratio: float) -> tuple[float, ...]:
+    side = 0.2 * ratio**0.5
+    return (0.5 - side / 2, 0.5 - side / 2, 0.5 + side / 2, 0.5 + side / 2)
+
+
+def test_an_area_that_more_than_doubles_drops_the_tube() -> None:
+    assert isinstance(judged([[BOX]] * 3 + [[grown(1.99)]] * 3), Sample)
+    answer = judged([[BOX]] * 3 + [[grown(2.05)]] * 3)
+    assert isinstance(answer, Drop) and answer.reason == "area-jump"
+
+
+def test_frames_with_more_than_three_boxes_lose_theirs() -> None:
+    four = [BOX, (0.0, 0.0, 0.1, 0.1), (0.8, 0.8, 0.9, 0.9), (0.0, 0.8, 0.1, 0.9)]
+    kept = judged([[BOX]] * 3 + [four] + [[BOX]] * 3)
+    assert isinstance(kept, Sample) and len(kept.tube) == 6
+    assert isinstance(judged([four[:3]] * 6), Sample)
+    dropped = judged([four] * 6)
+    assert isinstance(dropped, Drop) and dropped.reason == "complex-frames"
+
+
+def test_short_sparse_and_unsure_tubes_are_dropped() -> None:
+    assert judged([[BOX]] * 2, step_s=2.0).reason == "too-few-boxes"  # type: ignore[union-attr]
+    sparse = judged([[BOX], [], [], [BOX], [], [], [BOX]])
+    assert isinstance(sparse, Drop) and sparse.reason == "too-sparse"
+    unsure = judged([[BOX]] * 6, scores=0.29)
+    assert isinstance(unsure, Drop) and unsure.reason == "low-confidence"
+
+
+def test_a_sample_says_where_it_comes_from() -> None:
+    sample = judged([[BOX]] * 6)
+    assert isinstance(sample, Sample) and sample.sentence == "a dog runs"
+    told = sample.provenance
+    assert told["caption_id"] == "c:1" and told["annotator"] == "test" and told["duration_s"] == 60.0
+    assert told["thresholds"]["filter.max_boxes"] == 3  # type: ignore[index]
+    assert Sample.from_dict(sample.to_dict()).to_dict() == sample.to_dict()
+    other = judged([[BOX]] * 6, subject=False)
+    assert isinstance(other, Sample) and other.sentence == "a dog"  # the caption is not about it
+
+
+def test_thousands_of_boxes_in_a_frame_are_a_complex_frame() -> None:
+    many = [BOX] * 5000
+    answer = judged([many] * 5)
+    assert isinstance(answer, Drop) and answer.reason == "complex-frames"
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=30), st.integers(0, 2**31))
+def test_many_at_once_are_judged_as_one_by_one(counts: list[int], seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    records = []
+    for count in counts:
+        frames = [
+            [tuple(np.sort(rng.random(4))[[0, 1, 2, 3]]) for _ in range(rng.integers(0, 5))]
+            for _ in range(count + 4)
+        ]
+        answer = refine(detected(frames), RefinerSettings(min_s=0.1))
+        if isinstance(answer, Refined):
+            records.append(answer)
+    together = [a.to_dict() for a in filter_records(records)]
+    alone = [a.to_dict() for record in records for a in filter_records([record])]
+    assert together == alone
+
+
+def test_wrong_thresholds_are_said() -> None:
+    with pytest.raises(RecipeError, match="min_s < max_s"):
+        RefinerSettings(min_s=5.0, max_s=2.0)
+    with pytest.raises(RecipeError, match="at least 1"):
+        FilterSettings(max_boxes=0)
+    assert UniSTGRecipe().digest() != UniSTGRecipe(filter=FilterSettings(max_boxes=2)).digest()
