@@ -10,6 +10,7 @@ import pytest
 import torch
 from tiny_checkpoints import FAMILIES, clip, clip_for, stock_inputs
 
+from tubelet.errors import QueryError
 from tubelet.frames import Clip
 from tubelet.mllm.parts import PromptLayout, RowSpec
 
@@ -106,6 +107,48 @@ def test_packed_equals_separate_and_the_prefix_stays(family: str, pair_of: Calla
     again = mllm.ask(prefix, prompts, rows=spec, token_ids=[7, 30])
     assert all(torch.equal(a.rows, b.rows) for a, b in zip(packed, again, strict=True))
     assert prefix.cache.get_seq_length() == len(prefix)
+
+
+@every_family
+def test_layers_that_nobody_reads_are_not_run(family: str, pair_of: Callable[..., Any]) -> None:
+    """Rows of early layers from a prefix of these layers: the same rows; and what such a prefix cannot answer."""
+    mllm = pair_of(family).mllm
+    visual = mllm.encode(clip_for(family))
+    prompts = [mllm.prompt(visual, text) for text in (QUESTION, OTHERS[0])]
+    whole, first = mllm.prefix(visual), mllm.prefix(visual, n_layers=1)
+    n_layers = mllm.capabilities.n_layers
+    assert n_layers > 1 and (whole.n_layers, first.n_layers) == (n_layers, 1)
+    layers = mllm.model.model.language_model.layers
+    finished: list[int] = []
+    hooks = [
+        layer.register_forward_hook(lambda *_, at=at: finished.append(at)) for at, layer in enumerate(layers)
+    ]
+    try:
+        spec = RowSpec(layers=(0,))
+        short = mllm.ask(first, prompts, spec, logits=False)
+        assert not finished
+        stopped = mllm.ask(whole, prompts, spec, logits=False)
+        assert not finished
+        mllm.prefix(visual)
+        assert finished == list(range(n_layers - 1))
+        finished.clear()
+        full = mllm.ask(whole, prompts, spec)
+        assert finished == list(range(n_layers))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for a, b, c in zip(short, stopped, full, strict=True):
+        assert a.logits is None and b.logits is None and c.logits is not None
+        assert torch.equal(a.rows, b.rows) and torch.allclose(b.rows, c.rows, rtol=0, atol=1e-7)
+    with pytest.raises(QueryError, match=f"holds 1 of {n_layers} layers"):
+        mllm.ask(first, prompts)
+    with pytest.raises(QueryError, match="layer 1 is to be read" if n_layers == 2 else "is to be read"):
+        mllm.ask(first, prompts, RowSpec(), logits=False)
+    with pytest.raises(QueryError, match="some of the layers"):
+        mllm.write(QUESTION, 2, first)
+    with pytest.raises(QueryError, match="n_layers is 1 to"):
+        mllm.prefix(visual, n_layers=n_layers + 1)
+    assert [r.rows for r in mllm.ask(first, prompts, logits=False)] == [None, None]
 
 
 @every_family

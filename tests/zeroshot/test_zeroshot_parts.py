@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tubelet.errors import ModelError, QueryError
 from tubelet.zeroshot.decompose import by_model, by_rules, question_of
-from tubelet.zeroshot.intervals import adaptive, interval, otsu
+from tubelet.zeroshot.intervals import SIGNIFICANT, adaptive, best_run, interval, otsu, p_of_run
 from tubelet.zeroshot.maps import assemble, choose_token, consistency, epsilon_for, relative
 from tubelet.zeroshot.reattention import gap, objective, tune, yes_no_ids
 from tubelet.zeroshot.scoring import bilinear_weights, box_weights, mask_weights, track_scores
@@ -177,14 +177,58 @@ def test_an_interval_lies_in_the_clip(scores: list[float], rule: str, k: int) ->
 
 def test_intervals_by_number() -> None:
     scores = np.array([0.1, 0.2, 0.9, 0.8, 0.85, 0.1, 0.15, 0.1])
-    assert adaptive(scores) == (2, 4) and 0.2 < otsu(scores) < 0.8
+    assert best_run(scores) == (2, 4) and 0.2 < otsu(scores) < 0.8
     assert interval(scores, "window", 2) == (2, 4)
     assert interval(scores, "top_k", 3) == (2, 4)
-    assert adaptive(np.full(5, 0.3)) == (0, 4)
+    assert adaptive(np.full(5, 0.3)) == best_run(np.full(5, 0.3)) == (0, 4)
     with pytest.raises(QueryError, match="interval rules"):
         interval(scores, "best")
     with pytest.raises(QueryError, match="one score per frame"):
         interval([], "window")
+
+
+def overlap(a: tuple[int, int], b: tuple[int, int]) -> float:
+    shared = max(0, min(a[1], b[1]) - max(a[0], b[0]) + 1)
+    return shared / (a[1] - a[0] + b[1] - b[0] + 2 - shared)
+
+
+def test_scores_without_signal_give_the_visible_time() -> None:
+    """Attention scores that know nothing of time: a run of the highest would be much worse than all of it."""
+    rng = np.random.default_rng(3)
+    visible = np.ones(20, dtype=bool)
+    visible[[0, 1, 9, 19]] = False
+    truth, told, before = (6, 14), [], []
+    for _ in range(60):
+        scores = np.where(visible, rng.lognormal(0, 0.5, 20), 0.0)
+        told.append(overlap(adaptive(scores, visible), truth))
+        before.append(overlap(best_run(scores), truth))
+    whole = overlap((2, 18), truth)
+    assert np.mean(told) > 0.97 * whole and np.mean(before) < 0.8 * whole
+
+
+def test_an_event_in_the_scores_is_found() -> None:
+    rng = np.random.default_rng(4)
+    visible = np.ones(20, dtype=bool)
+    visible[:3] = False
+    found = []
+    for start in range(3, 13):
+        scores = np.where(visible, 0.5 + 0.1 * rng.random(20), 0.0)
+        scores[start : start + 7] += 0.5
+        found.append(overlap(adaptive(scores, visible), (start, start + 6)))
+    assert np.mean(found) > 0.95
+    gap = np.array([0.1] * 5 + [0.9, 0.9, 0.9, 0.0, 0.9, 0.9, 0.9] + [0.1] * 8)
+    assert adaptive(gap, gap > 0) == (5, 11)  # not seen for one frame: bridged
+
+
+def test_when_scores_say_something_about_time() -> None:
+    spike = np.array([9.0] + [1.0, 1.1] * 8)
+    assert p_of_run(spike) > 0.5 and adaptive(spike) == (0, 16)
+    step = np.array([0.1] * 6 + [0.9] * 6 + [0.1] * 6)
+    assert p_of_run(step) <= SIGNIFICANT and adaptive(step) == (6, 11)
+    assert p_of_run(step) == p_of_run(1e-9 * step) and adaptive(step * 1e-9) == (6, 11)
+    assert p_of_run(np.array([0.1, 0.9, 0.9, 0.1])) > SIGNIFICANT  # four frames cannot tell
+    assert p_of_run(np.full(9, 0.3)) == p_of_run(np.ones(1)) == 1.0
+    assert adaptive(step, np.zeros(18, dtype=bool)) == (0, 17)
 
 
 # --- sub-queries -----------------------------------------------------------------------------------

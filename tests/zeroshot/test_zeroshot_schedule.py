@@ -69,9 +69,9 @@ def test_how_often_the_video_is_read(grounder: ZeroShotGrounder, monkeypatch: py
     read: list[bool] = []
     prefix = grounder.mllm.prefix
 
-    def counted(visual: Any, delta: Any = None) -> Any:
+    def counted(visual: Any, delta: Any = None, n_layers: int | None = None) -> Any:
         read.append(torch.is_grad_enabled())
-        return prefix(visual, delta)
+        return prefix(visual, delta, n_layers)
 
     monkeypatch.setattr(grounder.mllm, "prefix", counted)
     asked(grounder, FULL, SubQueries("the red circle", "the circle spins", "test"))
@@ -79,6 +79,31 @@ def test_how_often_the_video_is_read(grounder: ZeroShotGrounder, monkeypatch: py
     read.clear()
     asked(grounder, FULL, SubQueries(None, None, "test"))
     assert sorted(read) == [False] * 2 + [True] * 2
+
+
+def test_a_map_is_read_no_further_than_its_layers(
+    grounder: ZeroShotGrounder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Videos read for a map hold its layers only; with whole prefixes the scores are the same."""
+    n_layers = grounder.mllm.capabilities.n_layers
+    settings = replace(FULL, layers=(0, 2))
+    read: list[int] = []
+    prefix = grounder.mllm.prefix
+    whole = False
+
+    def counted(visual: Any, delta: Any = None, n_layers: int | None = None) -> Any:
+        made = prefix(visual, delta, None if whole else n_layers)
+        read.append(made.n_layers)
+        return made
+
+    monkeypatch.setattr(grounder.mllm, "prefix", counted)
+    parts = SubQueries("the red circle", "the circle spins", "test")
+    found = asked(grounder, settings, parts)
+    assert n_layers > 2 and sorted(read) == [2] * 3 + [n_layers] * 2
+    whole = True
+    again = asked(grounder, settings, parts)
+    assert np.allclose(found.scores, again.scores, rtol=1e-6) and found.first == again.first
+    assert np.allclose(found.frame_scores, again.frame_scores, rtol=1e-6)
 
 
 def test_gradients_of_one_graph_are_those_of_two() -> None:

@@ -10,6 +10,9 @@ C columns are kept of the N keys (the softmax is over all of them). Grouped-quer
 (padding, blocks of packed questions), cached prefixes, half precision (rows are computed in fp32 from the q and k that
 the layer has) and autograd (total carries the graph) work. Equal to the mean of eager maps; see tests/mllm. Knows
 tensors, no prompts (arXiv 2509.15178, 3.1; the maps that the published code stacks are never made).
+
+`language_model(..., last_layer=k)` ends the forward inside the attention of layer k, where its keys and values are in
+the cache and its rows are read, by raising `LastLayerReached`: a cache needs no more of layer k, rows no later layer.
 """
 
 from __future__ import annotations
@@ -24,6 +27,10 @@ from tubelet.errors import ModelError
 
 ROW_ATTENTION = "tubelet_rows"
 """Name under which `row_attention` is registered with transformers."""
+
+
+class LastLayerReached(Exception):
+    """Raised by `row_attention` at the layer that was asked for; caught where the forward was called."""
 
 
 @dataclass(slots=True, eq=False)
@@ -100,9 +107,10 @@ def row_attention(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     row_reader: RowReader | None = None,
+    last_layer: int | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """transformers' attention interface: SDPA, and the reader's rows beside it."""
+    """transformers' attention interface: SDPA, and the reader's rows beside it; LastLayerReached at `last_layer`."""
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     if kwargs.get("s_aux") is not None or kwargs.get("softcap") is not None:
@@ -119,6 +127,8 @@ def row_attention(
             attention_mask,
             query.shape[-1] ** -0.5 if scaling is None else scaling,
         )
+    if module.layer_idx == last_layer:
+        raise LastLayerReached
     output: torch.Tensor = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)[0]
     return output, None
 

@@ -3,13 +3,16 @@
     prefix:   [ system, role | visual tokens ]            once per video, keys and values are kept
     suffixes: [ "\\n", question 1, role | question 2 ... ]  once per set of questions, block mask, positions restart
 
-Both are exact: the same numbers as one forward per question over the whole prompt (tests/mllm). Knows no family.
+Both are exact: the same numbers as one forward per question over the whole prompt (tests/mllm). Of the last layer the
+prefix needs keys and values only, and rows without logits need no layer after the last that is read: neither is run.
+Knows no family.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -17,7 +20,7 @@ import torch
 
 from tubelet.errors import ModelError, QueryError
 from tubelet.frames import Clip
-from tubelet.mllm.attention_rows import RowReader, row_weights
+from tubelet.mllm.attention_rows import LastLayerReached, RowReader, row_weights
 from tubelet.mllm.family import Family, visual_grid
 from tubelet.mllm.layout import PromptWriter, sequential_positions
 from tubelet.mllm.memory import memory_guard
@@ -96,8 +99,16 @@ class LoadedMllm:
             )
         return layout
 
-    def prefix(self, visual: VisualTokens, delta: torch.Tensor | None = None) -> Prefix:
-        """Read the video, and all that the template puts before it."""
+    def prefix(
+        self, visual: VisualTokens, delta: torch.Tensor | None = None, n_layers: int | None = None
+    ) -> Prefix:
+        """Read the video, and all that the template puts before it, in the first `n_layers` (None: all)."""
+        from transformers import DynamicCache
+
+        everything = self.capabilities.n_layers
+        n_layers = everything if n_layers is None else n_layers
+        if not 1 <= n_layers <= everything:
+            raise QueryError(f"n_layers is 1 to {everything}, the layers of {self.name}; got {n_layers}")
         # tuning reads the same video again and again: what stands before the question stays
         if self._start is None or self._start[0] is not visual.grid:
             self._start = visual.grid, self.prompt(visual, "what")
@@ -119,13 +130,17 @@ class LoadedMllm:
                 is_cell = torch.zeros(1, length, dtype=torch.bool, device=self.device)
                 is_cell[0, where] = True
                 extra = {"visual_pos_masks": is_cell, "deepstack_visual_embeds": list(visual.deepstack)}
-            out = self._lm(
-                inputs_embeds=embeds[None],
-                position_ids=self._positions([layout.position_ids[:, :length]]),
-                use_cache=True,
-                **extra,
-            )
-        return Prefix(visual.grid, layout.input_ids[:length], out.past_key_values, layout.visual)
+            cache = DynamicCache(config=self.model.config)
+            with suppress(LastLayerReached):  # what is kept of the last layer are keys and values
+                self._lm(
+                    inputs_embeds=embeds[None],
+                    position_ids=self._positions([layout.position_ids[:, :length]]),
+                    past_key_values=cache,
+                    use_cache=True,
+                    last_layer=n_layers - 1,
+                    **extra,
+                )
+        return Prefix(visual.grid, layout.input_ids[:length], cache, layout.visual, n_layers)
 
     def ask(
         self,
@@ -146,6 +161,11 @@ class LoadedMllm:
                 raise QueryError(
                     "a prompt was laid out for another video than the prefix: lay it out for this one"
                 )
+        if logits and prefix.n_layers < self.capabilities.n_layers:
+            raise QueryError(
+                f"this prefix holds {prefix.n_layers} of {self.capabilities.n_layers} layers, answers need all: "
+                "read the video again without n_layers, or ask with logits=False"
+            )
         suffixes = [prompt.input_ids[length:] for prompt in prompts]
         ends = np.cumsum([len(suffix) for suffix in suffixes])
         offsets = [rows.offsets(prompt) if rows else () for prompt in prompts]
@@ -153,6 +173,8 @@ class LoadedMllm:
         if rows is not None:
             at = np.concatenate([end + np.array(offset) for end, offset in zip(ends, offsets, strict=True)])
             reader = self._reader(rows, at, prefix)
+        if not logits and reader is None:
+            return [Reading(None, None, ()) for _ in prompts]
         with memory_guard(
             f"read {len(prompts)} questions", "ask fewer questions at a time or read fewer frames"
         ):
@@ -163,9 +185,10 @@ class LoadedMllm:
                 _branch(prefix.cache),
                 suffix_mask(segment.to(self.device), length) if len(prompts) > 1 else None,
                 reader,
+                logits,
             )
             scores = None
-            if logits:
+            if hidden is not None:
                 scores = self._logits(hidden[torch.from_numpy(ends - 1).to(self.device)], token_ids)
         maps = self._maps(rows, reader, prefix.grid, [len(offset) for offset in offsets])
         return [
@@ -181,6 +204,8 @@ class LoadedMllm:
         else:
             layout = self.prompt(prefix.grid, text)
             ids, positions = layout.input_ids[len(prefix) :], layout.position_ids[:, len(prefix) :]
+            if prefix.n_layers < self.capabilities.n_layers:
+                raise QueryError("this prefix holds some of the layers only: read the video without n_layers")
             cache = _branch(prefix.cache)
         written: list[int] = []
         stop = self._stop_tokens()
@@ -216,10 +241,16 @@ class LoadedMllm:
         return joined if self.capabilities.position_axes == 1 else joined[:, None]
 
     def _forward(
-        self, ids: Any, positions: Sequence[Any], cache: Any, mask: Any = None, reader: Any = None
+        self,
+        ids: Any,
+        positions: Sequence[Any],
+        cache: Any,
+        mask: Any = None,
+        reader: Any = None,
+        last_layer: int | None = None,
     ) -> Any:
         embeds = self.model.get_input_embeddings()(torch.from_numpy(ids).to(self.device))
-        extra = {} if reader is None else {"row_reader": reader}
+        extra = {} if reader is None else {"row_reader": reader, "last_layer": last_layer}
         return self._lm(
             inputs_embeds=embeds[None],
             position_ids=self._positions(positions),
@@ -229,8 +260,17 @@ class LoadedMllm:
             **extra,
         )
 
-    def _continue(self, ids: Any, positions: Any, cache: Any, mask: Any, reader: Any) -> torch.Tensor:
-        hidden: torch.Tensor = self._forward(ids, positions, cache, mask, reader).last_hidden_state[0]
+    def _continue(
+        self, ids: Any, positions: Any, cache: Any, mask: Any, reader: RowReader | None, logits: bool
+    ) -> torch.Tensor | None:
+        """(N, D) after the last layer; None where only rows are wanted, which end with the last layer read."""
+        last = None if logits or reader is None else max(reader.wanted, default=None)
+        try:
+            hidden: torch.Tensor = self._forward(ids, positions, cache, mask, reader, last).last_hidden_state[
+                0
+            ]
+        except LastLayerReached:
+            return None
         return hidden
 
     def _logits(self, hidden: torch.Tensor, token_ids: Sequence[int] | None) -> torch.Tensor:
@@ -250,6 +290,12 @@ class LoadedMllm:
         weights = row_weights(
             n_layers, n_heads, spec.layers, None if spec.per_layer else spec.layer_weights, spec.head_weights
         )
+        read = (weights != 0).any(dim=1).nonzero().flatten().tolist()
+        if read and read[-1] >= prefix.n_layers:
+            raise QueryError(
+                f"this prefix holds the first {prefix.n_layers} layers, layer {read[-1]} is to be read: "
+                "read the video again with more of them"
+            )
         keep: frozenset[int] = frozenset()
         if spec.per_layer:
             used = (weights != 0).any(dim=1)

@@ -227,12 +227,16 @@ class Reading:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prefix:
-    """The language model's state after the video: keys and values of P tokens per layer. Never changed by `ask`."""
+    """The language model's state after the video: keys and values of P tokens per layer. Never changed by `ask`.
+
+    n_layers: so many layers were read, the first ones; a question may be asked no more of this prefix.
+    """
 
     grid: VisualGrid
     input_ids: IntArray
     cache: Any
     visual: IntArray
+    n_layers: int
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -262,9 +266,12 @@ class Mllm(Protocol):
     def prompt(self, video: VisualTokens | VisualGrid, text: str) -> PromptLayout:
         """Fill the chat template with the video and then the text. QueryError: no text, special tokens in it."""
 
-    def prefix(self, visual: VisualTokens, delta: torch.Tensor | None = None) -> Prefix:
+    def prefix(
+        self, visual: VisualTokens, delta: torch.Tensor | None = None, n_layers: int | None = None
+    ) -> Prefix:
         """Read the video, and all that the template puts before it.
 
+        n_layers: keys and values of the first layers only, for rows of these and no logits; None: all.
         delta: (n_tokens, D) added to the visual tokens (LRA's prompt, fp32; the sum is rounded to the model's
         dtype). Gradients reach it through logits and rows when it requires them and grad mode is on.
         """
@@ -279,7 +286,8 @@ class Mllm(Protocol):
     ) -> list[Reading]:
         """All prompts in one forward after the prefix; each sees the prefix and itself (exactly as if alone).
 
-        token_ids: compute only these logits. Raises QueryError for a prompt that was laid out for another video.
+        token_ids: compute only these logits. logits=False: layers after the last one that is read are not run.
+        Raises QueryError for a prompt that was laid out for another video, and for a prefix of too few layers.
         """
 
     def write(self, text: str, max_new_tokens: int = 256, prefix: Prefix | None = None) -> str:

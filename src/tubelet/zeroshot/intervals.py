@@ -3,7 +3,8 @@
 window     published: from the best frame, the better neighbour again and again until k + 1 frames are in; it stops
            where both neighbours are equal
 top_k      the hull of the k best frames
-adaptive   ours, no k: the run of frames with the largest sum above a threshold that splits the scores best (Otsu)
+adaptive   ours, no k: the run of frames with the largest sum above a threshold that splits the scores best (Otsu), if
+           the order of the scores says something about time; else all of the track's visible time
 """
 
 from __future__ import annotations
@@ -14,10 +15,20 @@ import numpy.typing as npt
 from tubelet.errors import QueryError
 
 FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
+
+SIGNIFICANT = 0.01
+"""So rarely may shuffled scores have as strong a run; chosen on the toy world's validation scenes."""
+_SHUFFLES = 499
 
 
-def interval(scores: npt.ArrayLike, rule: str, k: int = 7) -> tuple[int, int]:
-    """(first, last) of scores (T,). QueryError for another rule or no scores."""
+def interval(
+    scores: npt.ArrayLike, rule: str, k: int = 7, visible: BoolArray | None = None
+) -> tuple[int, int]:
+    """(first, last) of scores (T,). visible (T,): where the track is seen (None: everywhere), for "adaptive".
+
+    QueryError for another rule or no scores.
+    """
     values = np.asarray(scores, dtype=np.float64)
     if values.ndim != 1 or not len(values):
         raise QueryError(f"an interval is read from one score per frame, got {values.shape}")
@@ -28,7 +39,7 @@ def interval(scores: npt.ArrayLike, rule: str, k: int = 7) -> tuple[int, int]:
             best = np.argsort(-values, kind="stable")[:k]
             return int(best.min()), int(best.max())
         case "adaptive":
-            return adaptive(values)
+            return adaptive(values, visible)
     raise QueryError(f"interval rules are window, top_k and adaptive, got {rule!r}")
 
 
@@ -47,7 +58,20 @@ def window(scores: FloatArray, k: int) -> tuple[int, int]:
     return first, last
 
 
-def adaptive(scores: FloatArray) -> tuple[int, int]:
+def adaptive(scores: FloatArray, visible: BoolArray | None = None) -> tuple[int, int]:
+    """The best run of the visible frames where `p_of_run` is at most SIGNIFICANT, else first to last visible frame.
+
+    Frames in which the track is not seen count neither for nor against: a run may bridge them. Nothing visible: all.
+    """
+    seen = np.arange(len(scores)) if visible is None else np.flatnonzero(visible)
+    if not len(seen):
+        return 0, len(scores) - 1
+    values = scores[seen]
+    first, last = (0, len(seen) - 1) if p_of_run(values) > SIGNIFICANT else best_run(values)
+    return int(seen[first]), int(seen[last])
+
+
+def best_run(scores: FloatArray) -> tuple[int, int]:
     """The run with the largest sum of score - threshold; all frames when all scores are equal."""
     if np.ptp(scores) == 0:
         return 0, len(scores) - 1
@@ -57,6 +81,32 @@ def adaptive(scores: FloatArray) -> tuple[int, int]:
     gains[np.tril_indices(len(scores), -1)] = -np.inf
     first, last = np.unravel_index(int(gains.argmax()), gains.shape)
     return int(first), int(last)
+
+
+def p_of_run(scores: FloatArray) -> float:
+    """How often shuffled scores have a run that stands out as much: near 0 for an event, 1 for equal scores.
+
+    One frame that stands out does so in any order, so it is no event; neither are fewer than six frames, of which no
+    order is rare. The shuffles are the same in every call: the same scores give the same answer.
+    """
+    if len(scores) < 2 or np.ptp(scores) == 0:
+        return 1.0
+    rng = np.random.default_rng(0)
+    shuffled = rng.permuted(np.tile(scores, (_SHUFFLES, 1)), axis=1)
+    found = float(_contrast(scores[None])[0])
+    as_strong = int((_contrast(shuffled) >= found * (1 - 1e-9)).sum())
+    return (1 + as_strong) / (1 + _SHUFFLES)
+
+
+def _contrast(scores: FloatArray) -> FloatArray:
+    """(B, T) -> (B,): of all runs, the largest sum above the mean, over the deviation that its length lets expect."""
+    n = scores.shape[1]
+    total = np.cumsum(np.pad(scores - scores.mean(1, keepdims=True), ((0, 0), (1, 0))), axis=1)
+    best = np.full(len(scores), -np.inf)
+    for length in range(1, n):
+        gain = (total[:, length:] - total[:, :-length]).max(1)
+        best = np.maximum(best, gain / np.sqrt(length * (n - length)))
+    return best
 
 
 def otsu(scores: FloatArray) -> float:

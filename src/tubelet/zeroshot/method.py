@@ -6,7 +6,7 @@
     temporal  a prompt tuned on "is there <action>?", then the map that scores the chosen track's frames
 
 Tuning and reading share the same forward of all questions (packed), the first epoch of space and time is one graph, no
-word is decoded, and no map of all tokens exists.
+word is decoded, no map of all tokens exists, and a video that is read for a map is read up to the last layer of it.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def choose(
     if prefix is None and not (
         settings.spatial and settings.temporal and settings.general_tuned and n_steps > 1
     ):
-        prefix = _read_video(mllm, visual)
+        prefix = _read_video(mllm, visual, settings)
     whole = question_of(sentence, settings.question)
     attribute = whole if parts.attribute is None else question_of(parts.attribute, settings.question)
     action = whole if parts.action is None else question_of(parts.action, settings.question)
@@ -109,22 +109,30 @@ def choose(
     scores = track_scores(space, weights)
     track = int(scores.argmax())
     frames = frames_of(time_map, track)
-    first, last = interval(frames, settings.interval, settings.k)
+
+    def when(row: int, of_row: FloatArray) -> tuple[int, int]:
+        return interval(of_row, settings.interval, settings.k, weights[row].any((1, 2)))
+
+    first, last = when(track, frames)
     more = []
     for other in np.argsort(-scores, kind="stable")[1:].tolist():
         if scores[other] >= settings.target_share * scores[track] and len(weights) > 1:
-            more.append((other, *interval(frames_of(time_map, other), settings.interval, settings.k)))
+            more.append((other, *when(other, frames_of(time_map, other))))
         if settings.targets == 1 or len(more) >= _MOST_OTHERS:
             break
     others = tuple(more) if settings.targets > 1 else ()
     return Choice(track, scores, first, last, frames, token, agreement, others)
 
 
-def _read_video(mllm: Mllm, visual: VisualTokens) -> Prefix:
+def _read_video(
+    mllm: Mllm, visual: VisualTokens, settings: ZeroShotSettings, prompt: torch.Tensor | None = None
+) -> Prefix:
+    """For maps: the layers up to the last one that is read, no graph."""
     import torch
 
+    layers = layer_range(settings.layers, mllm.capabilities.n_layers)
     with torch.no_grad():
-        return mllm.prefix(visual)
+        return mllm.prefix(visual, prompt, None if layers is None else layers[-1] + 1)
 
 
 def read_map(
@@ -142,7 +150,7 @@ def read_map(
     import torch
 
     if prefix is None:
-        prefix = _read_video(mllm, visual)
+        prefix = _read_video(mllm, visual, settings)
     prompts = [mllm.prompt(visual, text) for text in (question, settings.general)]
     layers = layer_range(settings.layers, mllm.capabilities.n_layers)
     tokens: Any = tuple(range(-settings.candidates, 0)) if settings.candidates else "candidates"
@@ -182,12 +190,11 @@ def _tuned_map(
         raise QueryError(
             f"tuning ran away at rate {settings.rate:g}: lower the rate, or use the loss that is linear (published)"
         )
-    with torch.no_grad():
-        tuned = mllm.prefix(visual, prompt)
-        if settings.general_tuned:
-            plain = None
-        elif plain is None:
-            plain = mllm.prefix(visual)
+    tuned = _read_video(mllm, visual, settings, prompt)
+    if settings.general_tuned:
+        plain = None
+    elif plain is None:
+        plain = _read_video(mllm, visual, settings)
     return read_map(mllm, visual, tuned, read, settings, plain)
 
 

@@ -28,7 +28,8 @@ class ZeroShotSettings:
     general: the prompt whose attention divides. epsilon: of the division, at 720 visual tokens; scale_epsilon: keep
         epsilon * n_tokens, so that resolution does not change what it suppresses.
     weights: a track's share of a cell: "area" (exact, small things keep a full cell) or "bilinear" (published).
-    interval: "adaptive" (no K), "window" (k + 1 frames around the best, published) or "top_k" (hull of the k best).
+    interval: "adaptive" (no K; the visible time where scores say nothing about time), "window" (k + 1 frames around
+        the best, published) or "top_k" (hull of the k best).
     spatial, temporal: tune a visual prompt on the attribute (action) sub-query before reading (LRA). assemble: add the
         maps of the reversed video (TAS; spatial only).
     read: which question is read after tuning: "sub" (published) or "whole" (paper, Algorithm 1). "parts": the
