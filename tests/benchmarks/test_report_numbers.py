@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from tubelet.benchmarks.report.cases import FRAMES, Pictures, choose, make_case
 from tubelet.benchmarks.report.collect import collect
 from tubelet.benchmarks.report.contents import data_of, make_contents, names_of, verdict
 from tubelet.benchmarks.report.presence import auroc, calibrations, rejection
+from tubelet.benchmarks.report.write import write_report
 from tubelet.benchmarks.run_folder import read_run
 from tubelet.benchmarks.run_score import score_run
 from tubelet.errors import DataError, RecipeError
@@ -76,6 +78,29 @@ def test_measures_of_a_query_by_hand(tmp_path: Path) -> None:
     assert (found.span_s, found.share, found.video_s) == (2.0, 0.5, 4.0)
     assert found.area == pytest.approx(0.16) and found.speed == 0.0
     assert measure(still, None).opened is False
+
+
+def test_slow_and_fast_things_are_groups_of_the_report(tmp_path: Path) -> None:
+    """Half of the things jump by 0.2 of the width each frame, half stand still; the fast ones are missed."""
+    records, answers = [], {}
+    for k in range(8):
+        still = record(f"q{k}", f"v{k}", (1.0, 3.0))
+        (target,) = still.targets
+        boxes = np.array(target.boxes_xyxy)
+        if k % 2:
+            boxes[:, [0, 2]] += 0.2 * (np.arange(len(boxes)) % 2)[:, None]
+        records.append(replace(still, targets=(replace(target, boxes_xyxy=boxes),)))
+        answers[f"q{k}"] = ((), 0.1) if k % 2 else ((tube(1.0, 3.0, BOX),), 0.9)
+    folder = write_run(tmp_path / "a", records, answers)
+    task = make_contents([folder]).tasks[0]
+    (row,) = [r for r in task.rows if r.breakdown.title == "Motion"]
+    slow, fast = row.breakdown.groups.values()
+    assert slow == ("q0", "q2", "q4", "q6") and fast == ("q1", "q3", "q5", "q7")
+    means = next(m for c, m in zip(row.columns, row.means, strict=True) if c == "vIoU")
+    assert [i.mean for i in means.values()] == [1.0, 0.0]
+    write_report([folder], tmp_path / "out")
+    for name in ("report.html", "report.md"):
+        assert "Motion" in (tmp_path / "out" / name).read_text(encoding="utf-8")
 
 
 def test_motion_is_the_path_in_diagonals_per_second(tmp_path: Path) -> None:

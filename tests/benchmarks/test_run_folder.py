@@ -17,6 +17,7 @@ from tubelet.benchmarks.record_json import record_from_dict
 from tubelet.benchmarks.run import run_benchmark
 from tubelet.benchmarks.run_folder import Line, RunWriter, data_hash, data_told, read_card, read_run
 from tubelet.benchmarks.run_score import rescore, score_run
+from tubelet.benchmarks.run_shards import merge_shards
 from tubelet.benchmarks.run_truth import VideoFacts, truths_of
 from tubelet.datasets import open_dataset, read
 from tubelet.datasets.record import FrameRange, Record, Target, VideoRef
@@ -87,6 +88,9 @@ def test_metrics_are_made_again_from_the_other_files(run: Path) -> None:
     assert json.loads((run / "metrics.json").read_text()) == first
     other = rescore(run, "llavast")
     assert other.parts["stvg"].protocol == "llavast" and other.parts["tvg"].protocol == "tubelet"
+    whens = rescore(run, "vstar").parts
+    assert whens["tvg"].protocol == whens["stvg"].protocol == "vstar"
+    assert "R1@0.7" in whens["tvg"].metrics and "AP@0.9" in whens["stvg"].metrics
     with pytest.raises(DataError, match=r"'nonsense' scores none of the tasks here \(qa, tvg"):
         rescore(run, "nonsense")
 
@@ -158,6 +162,32 @@ def test_other_files_that_are_bad(run: Path, finished: Path) -> None:
     (run / "run.json").unlink()
     with pytest.raises(DataError, match="is no run folder"):
         read_run(run)
+
+
+def test_absurd_numbers_take_no_memory_and_no_time(run: Path) -> None:
+    """Numbers of a damaged file are not believed before there is room for them: each is a sentence at once."""
+    card = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({**card, "shard": [0, 10**30]}))
+    with pytest.raises(DataError, match=r"shard 2/10{30} is missing"):
+        merge_shards([run], run / "merged")
+    (run / "run.json").write_text(json.dumps(card))
+    facts = [json.loads(line) for line in (run / "videos.jsonl").read_text().splitlines()]
+    facts[1]["n_frames"] = 2**31 - 1
+    (run / "videos.jsonl").write_text("".join(json.dumps(line) + "\n" for line in facts))
+    with pytest.raises(DataError, match=r"line 2: 2147483647 frames at 10 per second do not fit into 2 s"):
+        read_run(run)
+    # a video that nobody opened: its truth stands in, however long the annotation says that it is
+    edit(run / "videos.jsonl", lambda x: x[:1])
+    rows = [json.loads(line) for line in (run / "records.jsonl").read_text().splitlines()]
+    for row in rows:
+        row["video"] |= {"frame_count": 2**40 - 1, "duration_s": 1e12}
+        row["spans"] = [{"start_s": 0.5, "end_s": 1e308}] if row["spans"] else []
+    (run / "records.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert rescore(run, keep_good=True).n_missing == 4
+    for row in rows:
+        row["video"] |= {"frame_count": None, "duration_s": None}
+    (run / "records.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert rescore(run, keep_good=True).n_missing == 4
 
 
 def test_boxes_outside_frame_and_spans_outside_video(run: Path) -> None:

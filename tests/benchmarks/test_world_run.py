@@ -10,15 +10,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from report_help import Page
 
 from tubelet.benchmarks.report.contents import make_contents
 from tubelet.benchmarks.report.write import write_report
 from tubelet.benchmarks.run_score import score_run
-from tubelet.benchmarks.world import WorldResult, evaluate_world, judge
+from tubelet.benchmarks.world import WorldResult, evaluate_world, judge, resumed_lines
 from tubelet.benchmarks.world_qa import evaluate_world_qa
 from tubelet.benchmarks.world_run import is_world_run, look_alikes, read_world_run
-from tubelet.errors import DataError
+from tubelet.errors import DataError, TubeletError
 from tubelet.tube import Prediction, Span, Tube
 from tubelet.world.files import read_annotations
 
@@ -179,3 +181,89 @@ def test_answers_in_words_score_as_they_did(tmp_path: Path) -> None:
         json.loads((tmp_path / "metrics.json").read_text())["accuracy"]["all"]["n"]
         == part.metrics["exact_answer"].n
     )  # type: ignore[union-attr]
+
+
+SEPARATOR = "a\u2028b\x85c"  # line ends to str.splitlines(), not to JSON
+
+
+def test_only_a_line_feed_ends_a_line(world: tuple[Path, WorldResult], tmp_path: Path) -> None:
+    folder, _ = world
+    (tmp_path / "data").symlink_to(folder / "data")
+    rows = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+    rows[1]["prediction"]["text"] = SEPARATOR
+    path = tmp_path / "predictions.jsonl"
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    assert read_world_run(tmp_path).lines[rows[1]["id"]].prediction.text == SEPARATOR
+    assert len(resumed_lines(path, rows[0]["run"])) == len(rows) - 1
+
+
+def test_a_resume_drops_half_a_last_line_and_no_other(
+    world: tuple[Path, WorldResult], tmp_path: Path
+) -> None:
+    whole = (world[0] / "predictions.jsonl").read_bytes()
+    lines, path = whole.splitlines(keepends=True), tmp_path / "predictions.jsonl"
+    header = json.loads(lines[0])["run"]
+    path.write_bytes(b"".join(lines[:3]) + lines[3][:40] + b"\xc3")  # in the middle of a character
+    assert len(resumed_lines(path, header)) == 2 and path.read_bytes() == b"".join(lines[:3])
+    for middle, said in (
+        (lines[2][:40] + b"\n", "line 3: not JSON"),
+        (b"[]\n", "line 3: neither the header of a run nor an answer"),
+        (b'{"id": 3}\n', "line 3: neither"),
+        (b'{"run": {"model": "other"}}\n', "belongs to another run"),
+    ):
+        damaged = lines[0] + lines[1] + middle + lines[3]
+        path.write_bytes(damaged)
+        with pytest.raises(DataError, match=said):
+            resumed_lines(path, header)
+        assert path.read_bytes() == damaged, "nothing is thrown away"
+
+
+ODD = (
+    st.sampled_from([None, True, -1, 0.5, 1e308, 10**30, float("nan"), "", "x", [], {}, [[]]]) | st.integers()
+)
+
+
+def ways(value: Any, way: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    inside: list[Any] = list(value) if isinstance(value, dict) else []
+    if isinstance(value, list):
+        inside = list(range(min(2, len(value))))
+    return ([way] if way else []) + [w for key in inside for w in ways(value[key], (*way, key))]
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_any_damage_is_one_of_our_errors(
+    world: tuple[Path, WorldResult], tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    folder = tmp_path_factory.mktemp("damaged")
+    names = ("predictions.jsonl", "metrics.json", "data/annotations.jsonl")
+    (folder / "data").mkdir()
+    whole = {name: (world[0] / name).read_bytes() for name in names}
+    name = data.draw(st.sampled_from(names))
+    if data.draw(st.booleans()):
+        lines = whole[name].decode().split("\n")[:-1] if name.endswith("l") else [whole[name].decode()]
+        at = data.draw(st.integers(0, min(3, len(lines) - 1)))
+        value = json.loads(lines[at])
+        *way, last = data.draw(st.sampled_from(ways(value)))
+        place = value
+        for key in way:
+            place = place[key]
+        place[last] = data.draw(ODD)
+        lines[at] = json.dumps(value)
+        whole[name] = "".join(line + "\n" for line in lines).encode()
+    else:
+        at, gone = (
+            data.draw(st.integers(0, len(whole[name]))),
+            data.draw(st.sampled_from([0, 1, 9, 80, 10**6])),
+        )
+        whole[name] = whole[name][:at] + data.draw(st.binary(max_size=6)) + whole[name][at + gone :]
+    for other, content in whole.items():
+        (folder / other).write_bytes(content)
+    for read in (
+        lambda: json.dumps(score_run(read_world_run(folder)).n),
+        lambda: resumed_lines(folder / "predictions.jsonl", {}),
+    ):
+        try:
+            read()
+        except TubeletError as error:
+            assert str(error)

@@ -157,6 +157,14 @@ def test_several_windows_make_a_tube_each_and_targets_may_have_their_own() -> No
     assert (first.span, second.span) == (Span(0.5, 0.8), Span(0.6, 0.8))
 
 
+def test_a_target_without_boxes_and_without_moments_is_a_tube_without_boxes() -> None:
+    empty = Target(np.empty((0, 4)))
+    video = VideoRef("v", fps=Fraction(10))
+    record = Record("d", "test", "1", "stvg", "x", video, spans=(Span(0.5, 1.0),), targets=(empty,))
+    (tube,) = record.tubes()
+    assert tube.span == Span(0.5, 1.0) and len(tube) == 0
+
+
 def test_clipping_is_only_on_request() -> None:
     late = record(spans=(Span(1.5, 2.5), Span(2.1, 3.0)), frames=None, targets=())
     assert late.clipped().spans == (Span(1.5, 2.0), Span(2.1, 3.0))

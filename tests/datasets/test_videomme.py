@@ -127,6 +127,22 @@ def test_parquet_rows(tmp_path: Path) -> None:
         assert "not parquet" in str(problems.examples)
 
 
+@FUZZ
+@given(st.data(), st.binary(max_size=8))
+def test_no_damaged_parquet_raises_anything_but_tubelets_errors(
+    tmp_path: Path, data: st.DataObject, noise: bytes
+) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "test-00000-of-00001.parquet"
+    parquet.write_table(arrow.Table.from_pylist([row(), row(question_id="001-2")]), path)
+    whole = path.read_bytes()
+    at = data.draw(st.integers(0, len(whole)))
+    path.write_bytes(whole[:at] + noise + whole[at + data.draw(st.sampled_from([0, 1, 4, 60])) :])
+    records, problems = must_survive("video-mme", tmp_path, "test")
+    assert len(records) <= 2 and (records or problems.count)
+
+
 def test_the_made_up_template_of_the_research_folder() -> None:
     records = list(read("video-mme", files.real("videomme_synthetic"), "test"))
     assert [record.id for record in records] == ["001-1", "001-2", "001-3", "301-1", "301-2", "301-3"]

@@ -69,6 +69,16 @@ def test_broken_rows_of_csv(tmp_path: Path, data: Path) -> None:
         score_file(path, "vue_stg", benchmark="vue-stg", data=data)
 
 
+def test_only_a_line_feed_ends_a_line_of_json(tmp_path: Path, data: Path) -> None:
+    line = files.tubelet_line("a")
+    line["prediction"]["text"] = "first\u2028{second\x85third"
+    path = tmp_path / "p.jsonl"
+    rows = [json.dumps(row, ensure_ascii=False) for row in (line, files.tubelet_line("c", (0.0, 1.0)))]
+    path.write_text("".join(row + "\n" for row in rows), encoding="utf-8")
+    scores = scored(path, data)
+    assert scores.counts["broken"] == 0 and scores.missing == ("b",)
+
+
 def test_repeated_ids(tmp_path: Path, data: Path) -> None:
     path = files.write_lines(
         tmp_path / "p.jsonl", [files.tubelet_line("a"), files.tubelet_line("a", (8.0, 9.0))]

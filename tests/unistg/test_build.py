@@ -155,3 +155,29 @@ def test_stats_and_their_picture(built: Path, tmp_path: Path, capsys: pytest.Cap
     assert "filter" in capsys.readouterr().out
     with pytest.raises(DataError, match="no finished Uni-STG build"):
         stats(tmp_path)
+
+
+@pytest.fixture
+def providers(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = str(Path(__file__).resolve().parent)
+    monkeypatch.syspath_prepend(here)
+    monkeypatch.setenv("PYTHONPATH", here)
+
+
+def test_a_provider_that_crashes_costs_its_captions_and_no_more(
+    toys: Path, tmp_path: Path, providers: None
+) -> None:
+    done = build(recipe(toys, annotator={"provider": "unistg_providers:crashes"}), tmp_path / "out")
+    drops = [json.loads(x) for x in (tmp_path / "out" / "drops.jsonl").read_text().splitlines()]
+    crashed = [d for d in drops if d["reason"] == "provider-failed"]
+    assert (done.kept, done.aside) == (0, 0) and len(crashed) >= 4
+    assert all("out of range" in d["detail"] for d in crashed)
+
+
+def test_a_model_that_cannot_load_is_no_matter_of_single_captions(
+    toys: Path, tmp_path: Path, providers: None
+) -> None:
+    done = build(recipe(toys, annotator={"provider": "unistg_providers:cannot_load"}), tmp_path / "out")
+    assert done.kept == 0 and done.aside >= 4  # the command ends with exit code 1, and says why
+    drops = (tmp_path / "out" / "drops.jsonl").read_text()
+    assert "set-aside" in drops and "no model.safetensors" in drops

@@ -119,6 +119,10 @@ def _yes_no(answer: str, record: Record) -> Verdict:
 
 def _caption_matching(answer: str, record: Record) -> Verdict:
     """A whole option line, its text, or its name ("Caption A", "Option 1"), to the letter."""
+    if not {"prompt", "answer"} <= record.extra.keys():
+        raise DataError(
+            f"{record.id}: a TempCompass record keeps its prompt and answer in extra, this one does not"
+        )
     lines = str(record.extra["prompt"]).split("\n")[1:]
     right = str(record.extra["answer"])
     parts = [line.split(": ") for line in lines if ": " in line]

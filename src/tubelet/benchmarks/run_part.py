@@ -258,6 +258,22 @@ def _saliency(run: Run, key: str) -> dict[str, Any]:
         return {"pred_saliency_scores": []}
 
 
+def _votes(record: Record) -> tuple[int, list[list[int]]]:
+    """Number of chunks, and the first and last chunk that each annotator marked. DataError where they are not said."""
+    if "times" not in record.extra or "num_segments" not in record.extra:
+        raise DataError(f"{record.id}: protocol didemo needs the annotators' chunks (dataset didemo)")
+    chunks, votes = record.extra["num_segments"], record.extra["times"]
+    if type(chunks) is not int or not 1 <= chunks <= 1000:
+        raise DataError(f"{record.id}: num_segments is a number of 5 s chunks, got {chunks!r:.40}")
+    for vote in votes if isinstance(votes, list) and votes else [votes]:
+        pair = isinstance(vote, list) and len(vote) == 2 and all(type(x) is int for x in vote)
+        if not pair:
+            raise DataError(
+                f"{record.id}: times are the first and last chunk of each annotator, got {vote!r:.40}"
+            )
+    return chunks, votes
+
+
 def _didemo(
     records: Sequence[Record], windows: Mapping[str, list[list[float]]]
 ) -> tuple[dict[str, Number], dict[str, dict[str, float]], tuple[str, ...]]:
@@ -265,11 +281,9 @@ def _didemo(
     ranked: list[list[tuple[int, int]]] = []
     times: list[Any] = []
     for record in records:
-        if "times" not in record.extra or "num_segments" not in record.extra:
-            raise DataError(f"{record.id}: protocol didemo needs the annotators' chunks (dataset didemo)")
-        chunks = int(record.extra["num_segments"])
+        chunks, votes = _votes(record)
         segments = [(a, b) for a in range(chunks) for b in range(a, chunks)]
-        times.append(record.extra["times"])
+        times.append(votes)
         if not windows[record.id]:
             ranked.append([])
             continue

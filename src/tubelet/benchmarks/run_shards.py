@@ -88,12 +88,9 @@ def _check(folders: Sequence[Path | str], cards: Sequence[dict[str, Any]]) -> No
                 f"{folder} is a shard of another run than {folders[0]}: {', '.join(differ)} differ"
             )
     indices = [card["shard"][0] for card in cards]
-    twice = [k for k in range(count) if indices.count(k) > 1]
-    absent = [k for k in range(count) if k not in indices]
-    if twice or absent:
-        what = (
-            f"shard {twice[0] + 1}/{count} is given twice"
-            if twice
-            else f"shard {absent[0] + 1}/{count} is missing"
-        )
-        raise DataError(f"{what}: give each of the {count} shards once")
+    twice = next((k for k in sorted(indices) if indices.count(k) > 1), None)
+    if twice is not None:
+        raise DataError(f"shard {twice + 1}/{count} is given twice: give each of the {count} shards once")
+    if len(indices) < count:  # a damaged card may say any number of shards: they are not counted through
+        absent = next(k for k in range(len(indices) + 1) if k not in indices)
+        raise DataError(f"shard {absent + 1}/{count} is missing: give each of the {count} shards once")

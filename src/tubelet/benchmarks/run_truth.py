@@ -26,6 +26,7 @@ from tubelet.video import Video
 
 FloatArray = npt.NDArray[np.float64]
 _STAND_IN_FPS = 25.0  # where nothing at all is known of a video that was not opened
+_MOST_STAND_IN = 1 << 22  # frames: two days at 25 per second
 IMAGE_SPAN = Span(0.0, 0.04)  # a still image lasts 1/25 s (tubelet.video.probe)
 
 
@@ -85,13 +86,15 @@ class VideoFacts:
             fps, n = Fraction(data["fps"]), int(data["n_frames"])
             if not 1 <= n < 2**31 or fps <= 0:
                 raise DataError(f"a video has frames and a rate, got {n} at {fps}")
-            listed = data.get("times_s")
-            times = np.arange(n) / float(fps) if listed is None else np.asarray(listed, dtype=np.float64)
-            if times.shape != (n,) or not np.isfinite(times).all() or (np.diff(times) <= 0).any():
-                raise DataError(f"times_s of a video are {n} increasing seconds")
             width, height, duration = int(data["width"]), int(data["height"]), float(data["duration_s"])
             if width <= 0 or height <= 0 or not 0 < duration < 1e9:
                 raise DataError(f"a video has a size and a duration, got {width} x {height}, {duration} s")
+            listed = data.get("times_s")
+            if listed is None and n > 2 * duration * fps + 100:  # before memory is taken for all of them
+                raise DataError(f"{n} frames at {float(fps):g} per second do not fit into {duration:g} s")
+            times = np.arange(n) / float(fps) if listed is None else np.asarray(listed, dtype=np.float64)
+            if times.shape != (n,) or not np.isfinite(times).all() or (np.diff(times) <= 0).any():
+                raise DataError(f"times_s of a video are {n} increasing seconds")
             name, file = data["id"], data["file"]
             if not isinstance(name, str) or not isinstance(file, str):
                 raise DataError("id and file of a video are text")
@@ -150,10 +153,12 @@ def frame_times(record: Record, facts: VideoFacts | None) -> FloatArray:
     else:
         fps = float(record.video.fps or _STAND_IN_FPS)
         end_s = max((span.end_s for span in record.spans), default=1.0)
-        count = record.video.frame_count or int(np.ceil((record.video.duration_s or end_s) * fps))
+        length = min((record.video.duration_s or end_s) * fps, _MOST_STAND_IN)
+        count = record.video.frame_count or int(np.ceil(length))
         if record.video.segment is not None:
             count = max(count, record.video.segment.end)
-        times = np.arange(max(1, count)) / fps
+        # its question scores 0 whatever the frames are: an absurd length is not worth the memory
+        times = np.arange(min(max(1, count), _MOST_STAND_IN)) / fps
     if record.video.segment is not None:
         kept = times[record.video.segment.begin : record.video.segment.end]
     elif record.video.segment_s is not None:

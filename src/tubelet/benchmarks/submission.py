@@ -77,7 +77,9 @@ def _videomme(run: Run) -> list[dict[str, Any]]:
                 "task_type": tags.get("task_type", ""),
                 "question": record.query,
                 "options": record.extra.get("options", list(record.choices)),
-                "answer": "" if record.answer_index is None else letters(4)[record.answer_index],
+                "answer": ""
+                if record.answer_index is None
+                else letters(len(record.choices))[record.answer_index],
                 "response": _said(run, record.id),
             }
         )

@@ -131,12 +131,25 @@ def resumed_lines(path: Path, header: Record) -> dict[str, Record]:
         return {}
     good: list[str] = []
     done: dict[str, Record] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
+    # only \n ends a line: an answer may hold other characters that splitlines() takes for line ends
+    rows = path.read_bytes().removesuffix(b"\n").split(b"\n")
+    for number, row in enumerate(rows, start=1):
         try:
+            line = row.decode("utf-8")
             record = json.loads(line)
-        except json.JSONDecodeError:
-            break
-        if "run" in record:
+        except (
+            ValueError,
+            RecursionError,
+        ) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
+            if number == len(rows):
+                break  # what a kill leaves
+            raise DataError(
+                f"{path}, line {number}: not JSON ({error!s:.80}); give another --out or delete it"
+            ) from error
+        is_header = isinstance(record, dict) and isinstance(record.get("run"), dict)
+        if not is_header and not (isinstance(record, dict) and isinstance(record.get("id"), str)):
+            raise DataError(f"{path}, line {number}: neither the header of a run nor an answer with its id")
+        if is_header:
             if record["run"] != header:
                 raise DataError(
                     f"{path} belongs to another run ({record['run'].get('model')}, {record['run']}): "

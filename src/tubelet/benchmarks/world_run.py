@@ -21,15 +21,17 @@ import numpy as np
 
 from tubelet.benchmarks.run_folder import CARD, METRICS, PREDICTIONS, Line, Run, data_hash, make_card
 from tubelet.benchmarks.run_truth import VideoFacts, video_key
+from tubelet.datasets.reading import stream_jsonl
 from tubelet.datasets.record import Record
 from tubelet.datasets.world import read
 from tubelet.errors import DataError
 from tubelet.metrics.boxes import paired_iou
 from tubelet.tube import Prediction
 from tubelet.world.choreography import SceneConfig, make_scene
-from tubelet.world.files import even, read_annotations
+from tubelet.world.files import even
 
 _SPLITS = ("train", "val", "test")  # by number, as scenes name theirs
+_MOST_FRAMES = 1_000_000  # of a video of the toy world, whose longest take seconds
 
 
 def is_world_run(path: Path | str) -> bool:
@@ -53,16 +55,18 @@ def read_world_run(path: Path | str) -> Run:
     folder, file = (base.parent, base) if base.suffix == ".jsonl" else (base, base / PREDICTIONS)
     header, lines = _read_lines(file)
     data = folder / "data"
-    annotations = {a["id"]: a for a in read_annotations(data)}
+    annotations = {item.text("id"): item.data for item in stream_jsonl(data / "annotations.jsonl")}
     records = [_with_look_alikes(r, annotations[r.id]) for r in read(data)]
-    if "limit" in header and isinstance(header["limit"], int):
-        records = records[: header["limit"]]
+    limit = _count(header, "limit", file)
+    if limit:
+        records = records[:limit]
     unknown = lines.keys() - {r.id for r in records}
     if unknown:
         raise DataError(f"{file} answers {min(unknown)!r}, which is no query of {data}: it is of another run")
     kept = _metrics(folder) if file.name == PREDICTIONS else {}
-    if kept.get("n") and kept.get("run") == header:
-        records = records[: kept["n"]]  # a limit is said by metrics.json alone
+    told = _count(kept, "n", folder / METRICS)
+    if told and kept.get("run") == header:
+        records = records[:told]  # a limit is said by metrics.json alone
     card = make_card(
         benchmark="world",
         split=str(header.get("split", "test")),
@@ -72,11 +76,14 @@ def read_world_run(path: Path | str) -> Run:
         data_hash=data_hash(records),
         n=len(records),
         span_reader=str(header.get("span_reader", "")),
-        seed=int(header.get("seed", 0)),
+        seed=_count(header, "seed", file),
     )
     card["versions"] = {"tubelet": kept["tubelet"]} if "tubelet" in kept else {}
-    card["hardware"] = dict(kept.get("machine", {}))
-    card["seconds"] = kept.get("seconds", 0.0)
+    machine, seconds = kept.get("machine", {}), kept.get("seconds", 0.0)
+    card["hardware"] = dict(machine) if isinstance(machine, dict) else {}
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < 1e12:
+        raise DataError(f"{folder / METRICS}: seconds is how long the run took, got {seconds!r:.40}")
+    card["seconds"] = seconds
     card["baselines"] = _baselines(kept)
     for line in lines.values():  # versions are those that answered, not those that read
         tubelet = line.prediction.provenance.get("tubelet")
@@ -87,6 +94,16 @@ def read_world_run(path: Path | str) -> Run:
     return Run(folder, card, tuple(records), videos, {k: v for k, v in lines.items() if k in asked})
 
 
+def _count(told: Mapping[str, Any], key: str, path: Path) -> int:
+    """A whole number from 0 that a header or metrics.json says, 0 where it says none."""
+    value = told.get(key)
+    if value is None:
+        return 0
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
+        raise DataError(f"{path}: {key} is a whole number from 0, got {value!r:.40}")
+    return value
+
+
 def _read_lines(path: Path) -> tuple[dict[str, Any], dict[str, Line]]:
     """The header, and the answers by id."""
     header: dict[str, Any] | None = None
@@ -95,7 +112,8 @@ def _read_lines(path: Path) -> tuple[dict[str, Any], dict[str, Line]]:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read {path}: {error}") from error
-    for number, row in enumerate(text.splitlines(), start=1):
+    # only \n ends a line of JSON: an answer may hold other characters that splitlines() takes for line ends
+    for number, row in enumerate(text.removesuffix("\n").split("\n"), start=1):
         where = f"{path}, line {number}"
         try:
             found = json.loads(row)
@@ -146,8 +164,17 @@ def _baselines(kept: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     out: dict[str, dict[str, Any]] = {}
     for name, metrics in (found if isinstance(found, dict) else {}).items():
         if isinstance(metrics, dict):
-            out[str(name)] = {("sIoU_given_span" if k == "sIoU" else str(k)): v for k, v in metrics.items()}
+            out[str(name)] = {
+                ("sIoU_given_span" if k == "sIoU" else str(k)): v
+                for k, v in metrics.items()
+                if isinstance(v, dict)
+                and all(_is_number(v.get(part)) for part in ("mean", "low", "high", "n"))
+            }
     return out
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**53
 
 
 def _facts(
@@ -162,18 +189,32 @@ def _facts(
         grid = line.prediction.grid
         height = 180 if grid is None else grid.height
         width = even(height * 16 / 9) if grid is None else grid.width
-        n, fps = int(note["n_frames"]), Fraction(note["fps"]).limit_denominator(1000)
+        if record.video.duration_s is None and record.video.kind != "image":
+            raise DataError(f"{record.id}: its annotation does not say n_frames and fps of the video")
+        n, fps = _clock(record, note)
         is_image = record.video.kind == "image"
         duration_s = 0.04 if is_image else float(n / fps)
         out[key] = VideoFacts(key, key, np.arange(n) / float(fps), fps, duration_s, width, height, is_image)
     return out
 
 
+def _clock(record: Record, note: Mapping[str, Any]) -> tuple[int, Fraction]:
+    """Number and rate of the frames that an annotation says (an image has one)."""
+    n, fps = note.get("n_frames", 1), note.get("fps", 25.0)
+    whole = isinstance(n, int | float) and not isinstance(n, bool) and 1 <= n <= _MOST_FRAMES and n == int(n)
+    if not whole or not _is_number(fps) or not 1e-3 <= fps <= 1000:
+        raise DataError(f"{record.id}: n_frames and fps of its video are {n!r:.20} and {fps!r:.20}")
+    return int(n), Fraction(fps).limit_denominator(1000)
+
+
 def _with_look_alikes(record: Record, annotation: Mapping[str, Any]) -> Record:
     """Annotations of before this tag do not say it."""
     if "look_alikes" in record.tags:
         return record
-    count = look_alikes(annotation)
+    try:
+        count = look_alikes(annotation)
+    except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
+        raise DataError(f"{record.id}: the scene of its annotation is broken ({error!r:.60})") from error
     return record if count is None else replace(record, tags={**record.tags, "look_alikes": count})
 
 

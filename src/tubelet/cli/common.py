@@ -63,15 +63,23 @@ def training_bar(total: int) -> Iterator[Callable[[Any, dict[str, float]], None]
 
 
 @contextmanager
-def progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on stderr when that is a terminal; silence otherwise."""
+def progress(what: str) -> Iterator[Callable[..., None]]:
+    """A progress bar on stderr when that is a terminal; silence otherwise. Call it with done, total[, per second]."""
     if not sys.stderr.isatty():
-        yield lambda done, total: None
+        yield lambda done, total, per_s=None: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        task = bar.add_task(what, total=None, rate="")
+        yield lambda done, total, per_s=None: bar.update(
+            task, completed=done, total=total, rate="" if per_s is None else f"{per_s:.2f}/s"
+        )

@@ -62,7 +62,7 @@ def evaluate(
     with progress("evaluating") as step:
 
         def told(now: Progress) -> None:
-            step(now.done, now.total)
+            step(now.done, now.total, now.queries_per_s)
 
         scores, problems = eval_benchmark(
             benchmark,

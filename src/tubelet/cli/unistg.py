@@ -20,7 +20,7 @@ unistg_app = typer.Typer(
 @unistg_app.command()
 def build(
     out: Annotated[Path, typer.Option(help="Folder for samples, drops, funnel and card.")],
-    recipe: Annotated[Path | None, typer.Argument(help="YAML, see recipes/unistg-world.yaml.")] = None,
+    recipe: Annotated[Path | None, typer.Argument(help="YAML, see recipes/unistg/world.yaml.")] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="key=value of the recipe, e.g. filter.max_boxes=2.")
     ] = None,

@@ -47,6 +47,7 @@ SPAN_PROTOCOLS: dict[str, SpanRules] = {
     for r in (
         SpanRules("tubelet", "tubelet's default", strict=True),
         SpanRules("charades", "lmms-eval tasks/charades_sta (first span of the text)"),
+        SpanRules("vstar", "V-STaR-Bench/V-STaR eval.py (when)"),
         SpanRules("llavast_tvg", "LLaVA-ST inference/src/metrics.py:eval_tvg", strict=True),
         SpanRules(
             "moment_detr",
@@ -285,6 +286,8 @@ def _clip_scores(record: Mapping[str, Any]) -> FloatArray:
         raise DataError(
             f"query {record['qid']}: highlights are scored against {', '.join(missing)}: the truth has none"
         )
+    if not 0 < record["duration"] < 1e6:
+        raise DataError(f"query {record['qid']}: a video of {record['duration']!r:.40} s has no clips of 2 s")
     clips = np.zeros((int(record["duration"] / 2), 3))
     try:
         for clip, scores in zip(record["relevant_clip_ids"], record["saliency_scores"], strict=True):

@@ -260,7 +260,9 @@ def last_not_after(
         lengths - 1, range_at, out=np.zeros(len(lengths)), where=(range_at > EPS) & (lengths > 1)
     )
     first, last = _spread(offsets[:-1], rows, counts), _spread(offsets[1:] - 1, rows, counts)
-    steps = (needles - _spread(first_at, rows, counts)) * _spread(per_unit, rows, counts) + EPS
+    # seconds like 1e308 are beyond every list, and infinity is, too
+    with np.errstate(over="ignore", invalid="ignore"):
+        steps = (needles - _spread(first_at, rows, counts)) * _spread(per_unit, rows, counts) + EPS
     steps = np.minimum(np.fmax(steps, 0.0), float(len(at)))
     index: IntArray = np.minimum(first + steps.astype(np.int64), last)
     following = at[np.minimum(index + 1, len(at) - 1)]

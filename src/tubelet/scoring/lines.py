@@ -60,7 +60,9 @@ def head_of(path: Path) -> str:
 def json_items(source: Source) -> Iterator[Item]:
     """Objects of a JSON array, of a JSON object {key: object} (its key under "__key__"), or of JSON Lines."""
     head = head_of(source.path)
-    lines = head.splitlines()
+    lines = head.split(
+        "\n"
+    )  # only this ends a line of JSON: texts may hold what splitlines() takes for line ends
     whole = head[0] == "[" or (head[0] == "{" and not _is_jsonl(lines))
     reader = stream_items if whole else stream_jsonl
     yield from _counted(source, lambda on_error: reader(source.path, on_error))

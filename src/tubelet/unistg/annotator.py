@@ -155,7 +155,7 @@ def annotate(phrases: Sequence[Phrase], source: Video | Clip, annotator: Annotat
     except (VideoError, DataError) as error:
         reason = "broken-video" if isinstance(error, VideoError) else "provider-failed"
         return _failed(out, asked, reason, error)
-    except (ModelError, QueryError, OSError, MemoryError, *CRASHES) as error:
+    except (QueryError, OSError, MemoryError, *CRASHES) as error:  # a ModelError is no matter of this video
         return _failed(out, asked, "provider-failed", error)
     return out
 

@@ -184,7 +184,7 @@ def read_annotations(folder: Path | str) -> list[dict[str, Any]]:
             f"{folder} has no annotations.jsonl: make it with 'tubelet world make {folder} --n 100'"
         )
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")  # other line ends may stand in a text
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read {path}: {error}") from error
     records = []
@@ -193,7 +193,7 @@ def read_annotations(folder: Path | str) -> list[dict[str, Any]]:
             continue
         try:
             record = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{path}, line {number}: not JSON ({error})") from error
         if not isinstance(record, dict):
             raise DataError(f"{path}, line {number}: expected a JSON object, got {type(record).__name__}")
