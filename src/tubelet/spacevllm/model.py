@@ -119,7 +119,8 @@ class SpaceVLLM(nn.Module):  # type: ignore[misc]
                 parts.append(self._pooled(self._projected(piece)))
                 continue
             features = self.base.model.get_video_features(piece[None], return_dict=True)
-            pooled = features.pooler_output[0, :-1]  # the last row is the base's newline embedding
+            # some versions of transformers add the base's newline embedding as a last row
+            pooled = features.pooler_output[0, : len(piece) * self.tokens_per_frame]
             parts.append(pooled.view(len(piece), self.tokens_per_frame, -1))
         return torch.cat(parts)
 
