@@ -75,7 +75,9 @@ def _features(model: Any, processor: Any, frames: Any, size: Size, limit: int | 
         batch["pixel_values_videos"].to(model.dtype), video_grid_thw=grid, return_dict=True
     )
     deepstack = getattr(out, "deepstack_features", None) or ()
-    return Features(out.pooler_output[0], tuple(part[0] for part in deepstack))
+    # one tensor per video, or, in older versions of transformers, one for all of them: (N, D) either way
+    rows = tuple(part if getattr(part, "ndim", 0) == 2 else part[0] for part in deepstack)
+    return Features(out.pooler_output[0], rows)
 
 
 def _video_text(processor: Any, grid: VisualGrid) -> VisualText:
