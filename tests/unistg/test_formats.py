@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +140,7 @@ def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:
         yield VTG
         raise RuntimeError("the source broke")
 
-    for name in ("a.jsonl", "a.parquet"):
+    for name in ("a.jsonl", "a.parquet") if find_spec("pyarrow") else ("a.jsonl",):
         with pytest.raises(RuntimeError):
             write_rows(broken(), tmp_path / name)
     assert not list(tmp_path.iterdir())
