@@ -11,7 +11,8 @@ import pytest
 
 from tubelet.benchmarks.report.calibration import ece
 from tubelet.benchmarks.report.collect import collect, differences
-from tubelet.benchmarks.run_folder import Line, RunWriter, create_run, data_hash, make_card
+from tubelet.benchmarks.run_card import data_hash, make_card
+from tubelet.benchmarks.run_folder import Line, RunWriter, create_run
 from tubelet.benchmarks.run_truth import VideoFacts
 from tubelet.datasets.record import Record, VideoRef
 from tubelet.errors import DataError

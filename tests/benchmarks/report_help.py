@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from tubelet.benchmarks.run_folder import Line, RunWriter, create_run, data_hash, make_card
+from tubelet.benchmarks.run_card import data_hash, make_card
+from tubelet.benchmarks.run_folder import Line, RunWriter, create_run
 from tubelet.benchmarks.run_truth import VideoFacts
 from tubelet.datasets.record import Record, Target, VideoRef
 from tubelet.tube import Prediction, Span, Tube

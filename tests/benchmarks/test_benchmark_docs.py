@@ -6,8 +6,8 @@ import re
 import shlex
 from pathlib import Path
 
-from tubelet.benchmarks.run import default_split
 from tubelet.benchmarks.run_score import protocols_for
+from tubelet.benchmarks.run_select import default_split
 from tubelet.datasets import DATASETS, open_dataset
 from tubelet.tube import TASKS
 

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from tubelet.benchmarks.record_json import record_from_dict
 from tubelet.benchmarks.run import run_benchmark
-from tubelet.benchmarks.run_folder import Line, RunWriter, data_hash, data_told, read_card, read_run
+from tubelet.benchmarks.run_card import data_hash, data_told, read_card
+from tubelet.benchmarks.run_folder import Line, RunWriter, read_run
 from tubelet.benchmarks.run_score import rescore, score_run
 from tubelet.benchmarks.run_shards import merge_shards
 from tubelet.benchmarks.run_truth import VideoFacts, truths_of

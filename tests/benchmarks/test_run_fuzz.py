@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tubelet.benchmarks.run import read_scores, run_benchmark
-from tubelet.benchmarks.run_folder import read_card, read_ids, read_run
+from tubelet.benchmarks.run_card import read_card
+from tubelet.benchmarks.run_folder import read_ids, read_run
 from tubelet.benchmarks.run_score import score_run
 from tubelet.benchmarks.run_shards import merge_shards
 from tubelet.benchmarks.submission import write_submission

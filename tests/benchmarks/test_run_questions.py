@@ -12,7 +12,8 @@ import pytest
 from fake_models import Fake, Told, make_video
 
 from tubelet.benchmarks.questions import OFFICIAL_READERS, prompt_of, subtitles_of, verdict_of
-from tubelet.benchmarks.run import parse_shard, run_benchmark
+from tubelet.benchmarks.run import run_benchmark
+from tubelet.benchmarks.run_select import parse_shard
 from tubelet.benchmarks.run_shards import merge_shards
 from tubelet.benchmarks.submission import write_submission
 from tubelet.datasets import read

@@ -13,16 +13,10 @@ from fake_models import FRAMES, Fake, Told, lines_of, make_video, make_vstar
 from PIL import Image
 
 from tubelet.benchmarks.questions import prompt_of, verdict_of
-from tubelet.benchmarks.run import (
-    Progress,
-    default_split,
-    parse_shard,
-    render_scores,
-    run_benchmark,
-    select,
-)
+from tubelet.benchmarks.run import Progress, render_scores, run_benchmark
 from tubelet.benchmarks.run_folder import read_run
 from tubelet.benchmarks.run_score import protocols_for
+from tubelet.benchmarks.run_select import default_split, parse_shard, select
 from tubelet.benchmarks.run_shards import merge_shards
 from tubelet.datasets import read
 from tubelet.datasets.problems import Problems

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 
 def double(sleep_s: float = 0.0, log: str = "") -> Callable[[str, Sequence[str]], list[str]]:
@@ -52,3 +53,39 @@ def numbers() -> Callable[[str, Sequence[str]], list[int]]:
 
 def text() -> Callable[[str, Sequence[int]], list[str]]:
     return lambda key, values: [str(value) for value in values]
+
+
+def trouble(folder: str, sleep_s: float = 0.0) -> Callable[[str, Sequence[str]], list[str]]:
+    """Doubles numbers. Keys say what goes wrong, and whether only once: "hang", "freeze", "die", "die once"...
+
+    Every try leaves a line "key pid" in folder/tries.
+    """
+
+    def step(key: str, values: Sequence[str]) -> list[str]:
+        with (Path(folder) / "tries").open("a") as file:
+            file.write(f"{key} {os.getpid()}\n")
+        what, *rest = key.split()
+        once = Path(folder) / f"{key} was here"
+        if "once" not in rest or not once.exists():
+            once.touch()
+            if what == "hang":
+                time.sleep(300)
+            if what == "freeze":
+                os.kill(os.getpid(), signal.SIGSTOP)
+            if what == "die":
+                os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(sleep_s)
+        return [str(2 * int(value)) for value in values]
+
+    return step
+
+
+def visible() -> Callable[[str, Sequence[str]], list[str]]:
+    """What a worker sees of the GPUs."""
+    told = os.environ.get("CUDA_VISIBLE_DEVICES", "all")
+
+    def step(key: str, values: Sequence[str]) -> list[str]:
+        time.sleep(0.05)
+        return [f"{told} {os.getpid()}" for _ in values]
+
+    return step

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from tubelet.errors import DataError, ModelError, OutputError, RecipeError, TubeletError
 from tubelet.scale.export import export_lines
 from tubelet.scale.job import Job, Stage, reason_of, run_step
-from tubelet.scale.ledger import MAX_INTERRUPTED, STATES, Ledger, Part, open_ledger
+from tubelet.scale.ledger import Ledger, Part, open_ledger
+from tubelet.scale.ledger_claims import MAX_INTERRUPTED, STATES
 
 ONE = Stage("one", "scale_steps:double")
 
@@ -38,12 +39,11 @@ def filled(path: Path, count: int, each: int = 1, **options: Any) -> Ledger:
 
 def kill(ledger: Ledger) -> None:
     """What a dead driver leaves: nothing is committed, the kernel frees the lock."""
-    ledger._base.close()
-    os.close(ledger._lock)
+    ledger.file.drop()
 
 
 def states(ledger: Ledger) -> dict[int, str]:
-    return dict(ledger._base.execute("SELECT seq, state FROM items").fetchall())
+    return dict(ledger.file.base.execute("SELECT seq, state FROM items").fetchall())
 
 
 def test_an_item_of_duplicates_alone_is_not_there(tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_release_counts_no_try_and_only_what_runs(tmp_path: Path) -> None:
         assert ledger.release([a.seq, b.seq, 99]) == 1
         assert ledger.release() == 1 and ledger.release() == 0
         assert [(i.seq, i.tries) for i in ledger.claim(9, 1)] == [(b.seq, 0), (c.seq, 0), (4, 0)]
-        assert ledger._base.execute("SELECT max(interrupted) FROM items").fetchone() == (0,)
+        assert ledger.file.base.execute("SELECT max(interrupted) FROM items").fetchone() == (0,)
 
 
 def test_results_stream_in_both_orders(tmp_path: Path) -> None:
@@ -274,11 +274,13 @@ def test_errors_while_results_stream_are_sentences(tmp_path: Path) -> None:
         ledger.fail(1, "bad", 1)
         rows = ledger.results()
         next(rows)
-        ledger._base.set_progress_handler(lambda: 1, 1)  # every statement fails from now on: "interrupted"
+        ledger.file.base.set_progress_handler(
+            lambda: 1, 1
+        )  # every statement fails from now on: "interrupted"
         for broken in (rows, ledger.aside(), ledger.results(in_order=True)):
             with pytest.raises(OutputError, match="--resume"):
                 list(broken)
-        ledger._base.set_progress_handler(None, 0)
+        ledger.file.base.set_progress_handler(None, 0)
         with pytest.raises(OutputError, match="cannot write"):
             export_lines(ledger, tmp_path / "nowhere" / "out")
 
@@ -289,8 +291,8 @@ def test_a_full_disk_is_a_sentence_and_the_job_goes_on_later(tmp_path: Path) -> 
         a, b = ledger.claim(2, 1)
         ledger.finish(a.seq, ["kept"])
         ledger.commit()
-        pages = ledger._base.execute("PRAGMA page_count").fetchone()[0]
-        ledger._base.execute(f"PRAGMA max_page_count = {pages}")
+        pages = ledger.file.base.execute("PRAGMA page_count").fetchone()[0]
+        ledger.file.base.execute(f"PRAGMA max_page_count = {pages}")
         with pytest.raises(OutputError, match=r"full.*make space.*--resume"):
             ledger.finish(b.seq, ["x" * 100_000])
         with pytest.raises(OutputError, match="full"):
@@ -363,7 +365,7 @@ def test_text_that_became_bytes_is_damage(tmp_path: Path) -> None:
         path = tmp_path / f"l{len(change)}"
         with filled(path, 2) as ledger:
             ledger.set_meta("filled", "yes")
-            ledger._base.execute(change)
+            ledger.file.base.execute(change)
         with open_ledger(path) as ledger, pytest.raises(DataError, match="damaged"):
             ledger.counts(), ledger.meta("filled"), list(ledger.results())
 
@@ -383,9 +385,12 @@ def test_jobs_and_stages_that_make_no_sense() -> None:
     for wrong in (
         lambda: Stage("s", "m:f", workers=0),
         lambda: Stage("s", "m:f", gpus=-1),
+        lambda: Stage("s", "m:f", gpus=1.5),
         lambda: Job("j", ()),
         lambda: Job("j", (ONE,), max_tries=0),
         lambda: Job("j", (ONE,), lease_s=0),
+        lambda: Job("j", (ONE,), item_timeout_s=0),
+        lambda: Job("j", (ONE,), lease_s=float("nan")),
         lambda: Job("j", (ONE,), wave=0),
     ):
         with pytest.raises(RecipeError):

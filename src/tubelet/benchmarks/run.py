@@ -16,30 +16,26 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from tubelet.benchmarks.ahead import ahead
+from tubelet.benchmarks.run_card import CARD, data_told, make_card, read_card, versions
 from tubelet.benchmarks.run_folder import (
-    CARD,
     METRICS,
     PREDICTIONS,
     VIDEOS,
     Line,
     RunWriter,
     create_run,
-    data_hash,
-    data_told,
-    make_card,
-    read_card,
     read_ids,
-    versions,
     write_whole,
 )
 from tubelet.benchmarks.run_score import Number, RunScores, check_protocol, rescore
+from tubelet.benchmarks.run_select import Selection, default_split, parse_shard, select
 from tubelet.benchmarks.run_truth import video_key
 from tubelet.benchmarks.run_video import Group, Ready, answer_group, facts_of, group_by_video, read_group
 from tubelet.benchmarks.submission import write_submission
@@ -50,9 +46,6 @@ from tubelet.datasets.record import Record
 from tubelet.errors import DataError
 from tubelet.grounder import Grounder
 from tubelet.metrics.bootstrap import Interval
-
-DEFAULT_SPLITS = {"hcstvg-v2": "val", "qvhighlights": "val", "activitynet": "val_2", "egoschema": "subset"}
-"""The split whose truth is public and that papers report, where it is not called "test"."""
 
 _SAVE_CARD_S = 10.0
 
@@ -77,71 +70,6 @@ def _clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
-
-
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """What a run asks. rows: the place of each record in the whole selection; hash and tasks: of that whole
-    selection."""
-
-    records: tuple[Record, ...]
-    rows: tuple[int, ...]
-    hash: str
-    tasks: tuple[str, ...]
-
-
-def default_split(name: str) -> str:
-    """The split that is scored when none is named; DataError where there is no obvious one."""
-    module = open_dataset(name)
-    split = DEFAULT_SPLITS.get(module.NAME, "test")
-    if split in module.SPLITS:
-        return split
-    raise DataError(f"{module.NAME} has no default split: name one of {', '.join(module.SPLITS)}")
-
-
-def parse_shard(text: str) -> tuple[int, int]:
-    """ "2/4" (the second of four, from 1) -> (1, 4)."""
-    part, _, of = text.partition("/")
-    if part.strip().isdecimal() and of.strip().isdecimal() and 1 <= int(part) <= int(of):
-        return int(part) - 1, int(of)
-    raise DataError(f"a shard is i/n, from 1/n to n/n, for example 2/4; got {text!r:.40}")
-
-
-def select(
-    records: Iterable[Record],
-    task: str | None = None,
-    limit: int | None = None,
-    shard: tuple[int, int] = (0, 1),
-) -> Selection:
-    """The records of a task, the first `limit` of them, and of these the shard: whole videos, dealt out in turn."""
-    index, count = shard
-    if not 0 <= index < count:
-        raise DataError(f"a shard is (i, n) with 0 <= i < n, got {shard}")
-    if limit is not None and limit < 1:
-        raise DataError(f"a limit is at least 1 query, got {limit}")
-    chosen: list[Record] = []
-    tasks: dict[str, int] = {}
-    for record in records:
-        tasks[record.task] = tasks.get(record.task, 0) + 1
-        if task in (None, record.task):
-            chosen.append(record)
-            if limit is not None and len(chosen) == limit:
-                break
-    if not chosen:
-        there = f"it has {', '.join(tasks)}" if tasks else "it is empty"
-        raise DataError(
-            f"there is nothing to evaluate{f' of task {task}' if task and tasks else ''}: {there}"
-        )
-    number: dict[str, int] = {}
-    for record in chosen:
-        number.setdefault(video_key(record.video), len(number))
-    mine = [(k, r) for k, r in enumerate(chosen) if number[video_key(r.video)] % count == index]
-    return Selection(
-        tuple(r for _, r in mine),
-        tuple(k for k, _ in mine),
-        data_hash(chosen),
-        tuple(dict.fromkeys(r.task for r in chosen)),
-    )
 
 
 def run_benchmark(

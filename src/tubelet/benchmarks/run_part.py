@@ -14,29 +14,23 @@ truth and breakdowns are `run_score`'s business.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from tubelet.benchmarks.part import Number, Part, failures_of
 from tubelet.benchmarks.questions import verdict_of
 from tubelet.benchmarks.run_folder import Run
+from tubelet.benchmarks.run_spans import score_spans
 from tubelet.benchmarks.run_truth import image_box, truths_of
 from tubelet.datasets.record import Record
-from tubelet.errors import DataError, ModelError
-from tubelet.metrics.bootstrap import Interval, bootstrap_table
+from tubelet.errors import ModelError
+from tubelet.metrics.bootstrap import bootstrap_table
 from tubelet.metrics.captions import score_captions
 from tubelet.metrics.convert import prepare
 from tubelet.metrics.evaluate import Report, evaluate
 from tubelet.metrics.grounding import balanced_accuracy, score_many
-from tubelet.metrics.moments import (
-    SPAN_PROTOCOLS,
-    given_saliency,
-    hits,
-    recall_ious,
-    score_didemo,
-    score_moments,
-)
 from tubelet.metrics.protocols import PROTOCOLS
 from tubelet.metrics.ragged import Ragged
 from tubelet.metrics.referring import score_boxes
@@ -45,7 +39,6 @@ from tubelet.metrics.truth import Truth
 from tubelet.metrics.words import answer_score
 from tubelet.tube import Prediction, Tube
 
-Number = Interval | float | None
 TUBE_TASKS, CHOICE_TASKS = ("stvg", "svg"), ("qa",)
 _VUE = {
     "tIoU": "t_iou",
@@ -59,48 +52,12 @@ _VUE = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    """Scores of the queries of one task. metrics: with 95 % intervals where they are means over queries.
-
-    n counts all queries; n_hidden of them have no public truth and are not scored. failures: id -> reason, counted
-    as 0. groups: tag -> value -> metrics. values: per query, for paired comparisons.
-    """
-
-    task: str
-    protocol: str
-    n: int
-    metrics: Mapping[str, Number]
-    failures: Mapping[str, str] = field(default_factory=dict)
-    n_hidden: int = 0
-    groups: Mapping[str, Mapping[str, Mapping[str, Number]]] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-    values: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-
-    @property
-    def n_failed(self) -> int:
-        return len(self.failures)
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "task": self.task,
-            "protocol": self.protocol,
-            "n": self.n,
-            "n_hidden": self.n_hidden,
-            "n_failed": self.n_failed,
-            "metrics": _json(self.metrics),
-            "groups": {t: {v: _json(m) for v, m in by.items()} for t, by in self.groups.items()},
-            "failures": [{"id": key, "reason": reason} for key, reason in self.failures.items()],
-            "notes": list(self.notes),
-        }
-
-
 def score_part(run: Run, task: str, records: Sequence[Record], protocol: str) -> Part:
     """Score the labelled queries of one task; tasks without a score keep their answers and list their failures."""
     if task in TUBE_TASKS:
         return _tubes(run, task, records, protocol)
     if task == "tvg":
-        return _spans(run, records, protocol)
+        return score_spans(run, records, protocol)
     if task == "rec":
         return _boxes(run, records, protocol)
     if task == "elc":
@@ -108,28 +65,8 @@ def score_part(run: Run, task: str, records: Sequence[Record], protocol: str) ->
     if task in CHOICE_TASKS:
         return _answers(run, records, protocol)
     return Part(
-        task, "", len(records), {}, _failures(run, records), notes=(f"task {task} is not scored here",)
+        task, "", len(records), {}, failures_of(run, records), notes=(f"task {task} is not scored here",)
     )
-
-
-def _failures(run: Run, records: Sequence[Record]) -> dict[str, str]:
-    out: dict[str, str] = {}
-    for record in records:
-        line = run.lines.get(record.id)
-        reason = "no prediction" if line is None else line.prediction.failure
-        if reason is not None:
-            out[record.id] = reason
-    return out
-
-
-def _json(metrics: Mapping[str, Number]) -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    for name, value in metrics.items():
-        if isinstance(value, Interval):
-            out[name] = {k: None if v != v else v for k, v in value.to_dict().items()}  # NaN is no JSON
-        else:
-            out[name] = None if value is None or value != value else round(float(value), 6)
-    return out
 
 
 # --- tubes ------------------------------------------------------------------------------------------
@@ -186,132 +123,11 @@ def _with_gaps(
     return replace(report, values=values, metrics={**report.metrics, **bootstrap_table(named)})
 
 
-# --- spans ------------------------------------------------------------------------------------------
-
-
-def _windows(prediction: Prediction | None) -> list[list[float]]:
-    if prediction is None:
-        return []
-    return [[t.span.start_s, t.span.end_s, 0.0 if t.score is None else t.score] for t in prediction.tubes]
-
-
-def _spans(run: Run, records: Sequence[Record], protocol: str) -> Part:
-    failures = _failures(run, records)
-    found = [r.id in run.lines and run.lines[r.id].prediction.found for r in records]
-    metrics: dict[str, Number] = {}
-    rejection = balanced_accuracy(found, [r.present for r in records])
-    present = [r for r in records if r.present]
-    windows = {r.id: _windows(run.lines[r.id].prediction if r.id in run.lines else None) for r in present}
-    values: dict[str, dict[str, float]] = {}
-    notes: tuple[str, ...] = ()
-    if protocol == "didemo":
-        metrics, values, notes = _didemo(present, windows)
-    elif present:
-        rules = SPAN_PROTOCOLS[protocol]
-        predicted = [windows[r.id] for r in present]
-        true = [[[s.start_s, s.end_s] for s in r.spans] for r in present]
-        iou = recall_ious(predicted, true, 1, rules)
-        columns = {"mIoU": iou} | {
-            f"R1@{t:g}": hits(iou, t, rules.strict).astype(np.float64) for t in rules.thresholds
-        }
-        metrics |= bootstrap_table(columns)
-        values = {"tIoU": {r.id: float(v) for r, v in zip(present, iou, strict=True)}}
-        if protocol in ("moment_detr", "lighthouse"):
-            answers = [
-                {"qid": key, "pred_relevant_windows": w} | _saliency(run, key) for key, w in windows.items()
-            ]
-            scored = score_moments(
-                answers,
-                [
-                    {**r.extra, "qid": r.id, "relevant_windows": t, "duration": r.video.duration_s}
-                    for r, t in zip(present, true, strict=True)
-                ],
-                protocol,
-            )
-            metrics |= scored.metrics
-            notes += scored.notes
-            told = [len(a["pred_saliency_scores"]) > 0 for a in answers if "pred_saliency_scores" in a]
-            if told:
-                notes += (
-                    f"highlights: {sum(told)} of {len(answers)} answers have saliency scores, the rest is 0",
-                )
-            elif any(r.extra.get("saliency_scores") for r in present):
-                notes += (
-                    "highlights (HL-*) need saliency scores (provenance.saliency_scores), which a span does not give",
-                )
-    if rejection is not None:
-        metrics["rejection_balanced_accuracy"] = rejection
-    return Part("tvg", protocol, len(records), metrics, failures, notes=notes, values=values)
-
-
-def _saliency(run: Run, key: str) -> dict[str, Any]:
-    """Scores of the 2 s clips of a video, where the model says them: `provenance["saliency_scores"]`.
-
-    What is no list of numbers counts as not said.
-    """
-    told = run.lines[key].prediction.provenance.get("saliency_scores") if key in run.lines else None
-    if told is None:
-        return {}
-    try:
-        return {"pred_saliency_scores": given_saliency(key, told)}
-    except DataError:
-        return {"pred_saliency_scores": []}
-
-
-def _votes(record: Record) -> tuple[int, list[list[int]]]:
-    """Number of chunks, and the first and last chunk that each annotator marked. DataError where they are not said."""
-    if "times" not in record.extra or "num_segments" not in record.extra:
-        raise DataError(f"{record.id}: protocol didemo needs the annotators' chunks (dataset didemo)")
-    chunks, votes = record.extra["num_segments"], record.extra["times"]
-    if type(chunks) is not int or not 1 <= chunks <= 1000:
-        raise DataError(f"{record.id}: num_segments is a number of 5 s chunks, got {chunks!r:.40}")
-    for vote in votes if isinstance(votes, list) and votes else [votes]:
-        pair = isinstance(vote, list) and len(vote) == 2 and all(type(x) is int for x in vote)
-        if not pair:
-            raise DataError(
-                f"{record.id}: times are the first and last chunk of each annotator, got {vote!r:.40}"
-            )
-    return chunks, votes
-
-
-def _didemo(
-    records: Sequence[Record], windows: Mapping[str, list[list[float]]]
-) -> tuple[dict[str, Number], dict[str, dict[str, float]], tuple[str, ...]]:
-    """All candidate segments, ranked by their overlap with the predicted span (earlier and shorter first on ties)."""
-    ranked: list[list[tuple[int, int]]] = []
-    times: list[Any] = []
-    for record in records:
-        chunks, votes = _votes(record)
-        segments = [(a, b) for a in range(chunks) for b in range(a, chunks)]
-        times.append(votes)
-        if not windows[record.id]:
-            ranked.append([])
-            continue
-        start, end = windows[record.id][0][:2]
-
-        def overlap(segment: tuple[int, int], start: float = start, end: float = end) -> float:
-            lo, hi = segment[0] * 5.0, (segment[1] + 1) * 5.0
-            shared = max(0.0, min(hi, end) - max(lo, start))
-            return shared / max(hi - lo + end - start - shared, 1e-9)
-
-        ranked.append(sorted(segments, key=lambda s: (-overlap(s), s[1] - s[0], s[0])))
-    scored = score_didemo(ranked, times)
-    each = [score_didemo([a], [b]).metrics for a, b in zip(ranked, times, strict=True)]
-    values = {
-        name: {r.id: float(m[name] or 0.0) for r, m in zip(records, each, strict=True)}
-        for name in scored.metrics
-    }
-    metrics: dict[str, Number] = dict(
-        bootstrap_table({name: list(column.values()) for name, column in values.items()})
-    )
-    return metrics, values, ("segments of 5 s chunks are ranked by their overlap with the predicted span",)
-
-
 # --- boxes, words -----------------------------------------------------------------------------------
 
 
 def _boxes(run: Run, records: Sequence[Record], protocol: str) -> Part:
-    failures = _failures(run, records)
+    failures = failures_of(run, records)
     found = [r.id in run.lines and run.lines[r.id].prediction.found for r in records]
     rejection = balanced_accuracy(found, [r.present for r in records])
     present = [r for r in records if r.present]
@@ -333,7 +149,7 @@ def _boxes(run: Run, records: Sequence[Record], protocol: str) -> Part:
 
 def _captions(run: Run, records: Sequence[Record], protocol: str) -> Part:
     """Span under the protocol, boxes as LLaVA-ST scores them, captions of the corpus (a failure is an empty one)."""
-    part = _spans(
+    part = score_spans(
         run, [replace(r, spans=r.spans or _own_span(run, r), frames=None) for r in records], protocol
     )
     metrics, values, notes = dict(part.metrics), dict(part.values), part.notes
@@ -368,7 +184,7 @@ def _own_span(run: Run, record: Record) -> tuple[Any, ...]:
 
 def _answers(run: Run, records: Sequence[Record], protocol: str) -> Part:
     """Accuracy under the reader of the protocol, and under tubelet's own."""
-    failures = _failures(run, records)
+    failures = failures_of(run, records)
     said = {r.id: "" if r.id in failures else run.lines[r.id].prediction.text for r in records}
     chosen = [r for r in records if r.answer_index is not None]
     values: dict[str, dict[str, float]] = {}

@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from tubelet.benchmarks.part import Number, Part
 from tubelet.benchmarks.questions import reader_of
 from tubelet.benchmarks.run_folder import METRICS, Run, read_run, write_whole
-from tubelet.benchmarks.run_part import CHOICE_TASKS, TUBE_TASKS, Number, Part, score_part
+from tubelet.benchmarks.run_part import CHOICE_TASKS, TUBE_TASKS, score_part
 from tubelet.datasets.record import Record
 from tubelet.errors import DataError
 from tubelet.metrics.bootstrap import bootstrap_table

@@ -10,17 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tubelet.benchmarks.run_folder import (
-    CARD,
-    IDENTITY,
-    RECORDS,
-    Run,
-    RunWriter,
-    create_run,
-    data_hash,
-    read_card,
-    read_run,
-)
+from tubelet.benchmarks.run_card import CARD, IDENTITY, data_hash, read_card
+from tubelet.benchmarks.run_folder import RECORDS, Run, RunWriter, create_run, read_run
 from tubelet.benchmarks.run_score import RunScores, rescore
 from tubelet.benchmarks.submission import write_submission
 from tubelet.datasets.reading import stream_jsonl

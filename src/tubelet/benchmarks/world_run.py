@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from tubelet.benchmarks.run_folder import CARD, METRICS, PREDICTIONS, Line, Run, data_hash, make_card
+from tubelet.benchmarks.run_card import CARD, data_hash, make_card
+from tubelet.benchmarks.run_folder import METRICS, PREDICTIONS, Line, Run
 from tubelet.benchmarks.run_truth import VideoFacts, video_key
 from tubelet.datasets.reading import stream_jsonl
 from tubelet.datasets.record import Record

@@ -44,7 +44,9 @@ def batch(
     ] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads of each worker; default: 1.")] = None,
     cpus: Annotated[float | None, typer.Option(help="Ray: CPUs that a worker reserves; default: 1.")] = None,
-    gpus: Annotated[float | None, typer.Option(help="Ray: GPUs that a worker reserves; default: 0.")] = None,
+    gpus: Annotated[
+        float | None, typer.Option(help="GPUs that a worker gets for itself; default: 0, all see the same.")
+    ] = None,
     order: Annotated[
         str | None,
         typer.Option(help="Of predictions.jsonl: input (default) or video (those of a video together)."),
@@ -55,8 +57,12 @@ def batch(
     max_tries: Annotated[
         int | None, typer.Option(help="A video that failed so often is set aside; default: 3.")
     ] = None,
-    lease_s: Annotated[
+    item_timeout_s: Annotated[
         float | None, typer.Option(help="A video that takes longer counts as failed; default: 3600.")
+    ] = None,
+    lease_s: Annotated[
+        float | None,
+        typer.Option(help="So does one whose worker gives no sign of life for so long; default: 300."),
     ] = None,
     skip_bad_lines: Annotated[
         bool | None,
@@ -82,7 +88,7 @@ def batch(
         "model": model, "videos": videos, "task": task, "span_reader": span_reader, "method": method,
         "device": device, "dtype": dtype, "engine": engine, "workers": workers, "threads": threads,
         "cpus": cpus, "gpus": gpus, "order": order, "overlays": overlays, "max_tries": max_tries,
-        "lease_s": lease_s, "skip_bad_lines": skip_bad_lines,
+        "item_timeout_s": item_timeout_s, "lease_s": lease_s, "skip_bad_lines": skip_bad_lines,
     }  # fmt: skip
     loaded = load_batch_settings(config, settings or [])
     chosen = from_dict(BatchSettings, to_dict(loaded) | {k: v for k, v in flags.items() if v is not None})

@@ -49,10 +49,11 @@ class BatchSettings:
         engine: "local" (processes of this machine) or "ray" (a cluster).
         workers: processes, each with a model of its own.
         threads: CPU threads of each; sums depend on it in their last bits, so it stays what it is in a resumed job.
-        cpus, gpus: what a worker reserves (Ray).
+        cpus, gpus: what a worker reserves on a Ray cluster; of local workers gpus says how many GPUs each one sees.
         order: of predictions.jsonl: "input", or "video" (those of a video together).
         overlays: "": none; "video": an annotated copy of each video; "question": one for each pair.
-        max_tries: a video that fails so often is set aside. lease_s: one that takes longer counts as failed.
+        max_tries: a video that fails so often is set aside. item_timeout_s: one that takes longer counts as failed.
+        lease_s: so does one whose worker gives no sign of life for so long.
         skip_bad_lines: leave out lines that are no pairs and repeated ids, counted, instead of stopping there.
     """
 
@@ -71,7 +72,8 @@ class BatchSettings:
     order: str = "input"
     overlays: str = ""
     max_tries: int = 3
-    lease_s: float = 3600.0
+    lease_s: float = 300.0
+    item_timeout_s: float = 3600.0
     skip_bad_lines: bool = False
 
     def __post_init__(self) -> None:
@@ -85,10 +87,11 @@ class BatchSettings:
         for name in ("workers", "threads", "max_tries"):
             if getattr(self, name) < 1:
                 raise RecipeError(f"{name} is at least 1, got {getattr(self, name)}")
-        if not (self.lease_s > 0 and self.cpus >= 0 and self.gpus >= 0):
-            raise RecipeError(
-                f"lease_s is above 0 s, cpus and gpus are at least 0, got {self.lease_s}, {self.cpus}, {self.gpus}"
-            )
+        for name in ("lease_s", "item_timeout_s"):
+            if not getattr(self, name) > 0:
+                raise RecipeError(f"{name} is above 0 s, got {getattr(self, name)}")
+        if not (self.cpus >= 0 and self.gpus >= 0):
+            raise RecipeError(f"cpus and gpus are at least 0, got {self.cpus}, {self.gpus}")
 
 
 _DECIDES = ("method", "device", "dtype", "task", "span_reader", "threads", "overlays")
@@ -308,4 +311,10 @@ def _job(settings: BatchSettings, folder: Path) -> Job:
         "folder": str(folder.resolve()),
     }
     stage = Stage(STAGE, _STEP, options, settings.workers, settings.cpus, settings.gpus)
-    return Job("batch", (stage,), settings.max_tries, settings.lease_s)
+    return Job(
+        "batch",
+        (stage,),
+        settings.max_tries,
+        lease_s=settings.lease_s,
+        item_timeout_s=settings.item_timeout_s,
+    )

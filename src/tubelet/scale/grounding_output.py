@@ -119,7 +119,8 @@ def write_card(
     result: BatchResult,
 ) -> None:
     """settings: all, as plain data; identity: what answers depend on."""
-    from tubelet.benchmarks.run_folder import versions, write_whole
+    from tubelet.benchmarks.run_card import versions
+    from tubelet.benchmarks.run_folder import write_whole
 
     fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     reasons = list(result.failures.items())

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from tubelet.errors import DataError, RecipeError
-from tubelet.scale.ledger import ASIDE, DONE, Ledger
+from tubelet.scale.ledger import Ledger
+from tubelet.scale.ledger_claims import ASIDE, DONE
 
 Step = Callable[[str, Sequence[Any]], Sequence[Any]]
 
@@ -25,7 +26,8 @@ Step = Callable[[str, Sequence[Any]], Sequence[Any]]
 class Stage:
     """One step. make: "module:function"; options: its keyword arguments (JSON values).
 
-    workers: how many processes (actors) run it; cpus, gpus: what each of them reserves (Ray; local processes share).
+    workers: how many processes (actors) run it. cpus, gpus: what each of them reserves on a Ray cluster; of local
+    processes gpus says which GPUs each one sees (`devices`). gpus: a fraction of one, or whole ones.
     """
 
     name: str
@@ -42,27 +44,39 @@ class Stage:
             raise RecipeError(
                 f"stage {self.name!r}: cpus and gpus are at least 0, got {self.cpus}, {self.gpus}"
             )
+        if self.gpus > 1 and self.gpus != round(self.gpus):
+            raise RecipeError(
+                f"stage {self.name!r}: gpus is a fraction of one GPU or a whole number, got {self.gpus:g}"
+            )
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
     """What to run over the items of a ledger.
 
-    max_tries: an item that failed so often is set aside. lease_s: an item that takes longer counts as hung: its
-    worker is killed. wave: Ray only, how many items are handed over at a time (bounds the driver's memory).
+    max_tries: an item that failed so often is set aside. item_timeout_s: an item that takes longer in one stage counts
+    as hung: its worker is killed, which costs it a try. lease_s: a claim whose worker gives no sign of life for so long
+    is taken from it, with the same cost. wave: Ray only, how many items are handed over at a time (bounds the driver's
+    memory).
     """
 
     name: str
     stages: tuple[Stage, ...]
     max_tries: int = 3
-    lease_s: float = 3600.0
+    lease_s: float = 300.0
     wave: int = 20_000
+    item_timeout_s: float = 3600.0
 
     def __post_init__(self) -> None:
         if not self.stages:
             raise RecipeError(f"job {self.name!r} needs at least one stage")
-        if self.max_tries < 1 or self.lease_s <= 0 or self.wave < 1:
-            raise RecipeError("max_tries and wave are at least 1, lease_s is above 0 s")
+        if self.max_tries < 1 or self.wave < 1 or not (self.lease_s > 0 and self.item_timeout_s > 0):
+            raise RecipeError("max_tries and wave are at least 1, lease_s and item_timeout_s are above 0 s")
+
+    @property
+    def beat_s(self) -> float:
+        """Between two signs of life: several must be missed before a lease is over."""
+        return self.lease_s / 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +147,16 @@ def run_step(stage: Stage, step: Step, key: str, values: Sequence[Any], last: bo
         if not value.isascii() and value.encode("utf-8", "replace") != value.encode("utf-8", "surrogatepass"):
             raise DataError("its result holds half a character (a lone surrogate), which no file can hold")
     return out
+
+
+def too_late(stage: Stage, job: Job) -> str:
+    """Why an item failed that took too long."""
+    return f"{stage.name}: took longer than item_timeout_s ({job.item_timeout_s:g} s)"
+
+
+def gone_silent(stage: Stage, job: Job) -> str:
+    """Why an item failed whose worker was not heard of."""
+    return f"{stage.name}: its worker gave no sign of life for the lease of {job.lease_s:g} s"
 
 
 def reason_of(stage: Stage, error: Exception) -> str:

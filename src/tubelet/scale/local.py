@@ -1,33 +1,44 @@
 """The local engine: worker processes of this machine, fed by one driver that owns the ledger.
 
 Every stage has its own processes (spawned, so that CUDA works). The driver claims few items ahead (two per worker),
-which bounds memory and is the backpressure: a slow stage stops the claims. A worker that dies, or holds an item
-longer than its lease, costs that item one try, is replaced, and its waiting item goes back. Workers watch the
-driver and end with it, so that `kill -9` of the driver leaves nobody behind.
+which bounds memory and is the backpressure: a slow stage stops the claims. A worker that dies, that is at an item for
+longer than `Job.item_timeout_s`, or that gives no sign of life until the lease is over, costs that item one try and is
+replaced; its waiting item goes back. Workers watch the driver and end with it, so that `kill -9` of the driver leaves
+nobody behind. What happens inside a worker is in `local_worker`.
 """
 
 from __future__ import annotations
 
 import os
-import queue
-import signal
-import threading
 import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from multiprocessing import connection, get_context, parent_process
+from multiprocessing import connection, get_context
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from tubelet.errors import ModelError, OutputError, RecipeError
-from tubelet.scale.job import Job, Meter, Report, Stage, make_step, reason_of, run_step
-from tubelet.scale.ledger import Item, Ledger
+from tubelet.errors import ModelError, OutputError
+from tubelet.scale.devices import share_out, visible_devices
+from tubelet.scale.job import Job, Meter, Report, gone_silent, too_late
+from tubelet.scale.ledger import Ledger
+from tubelet.scale.ledger_claims import Item
+from tubelet.scale.local_worker import work
 
 _DEPTH = 2  # items at a worker: one in work, one waiting
 _GRACE_S = 5.0
 _STARTS = 3  # workers of a stage that may die in a row before they finished one item
+
+
+@dataclass(frozen=True, slots=True)
+class _Moment:
+    clock_s: float  # does not run while the machine sleeps
+    wall_s: float
+
+    @classmethod
+    def now(cls) -> _Moment:
+        return cls(time.monotonic(), time.time())
 
 
 @dataclass(slots=True, eq=False)
@@ -35,14 +46,17 @@ class _Worker:
     stage: int
     process: BaseProcess
     pipe: Connection
+    name: str  # as the owner of claims
+    gpus: str | None
     items: deque[tuple[Item, Sequence[Any]]] = field(default_factory=deque)
     since_s: float = 0.0  # when the first of its items began
+    heard_s: float = 0.0
     ready: bool = False
 
 
 def run_local(job: Job, ledger: Ledger, report: Report | None = None) -> None:
     """Run all items that are to do. Raises OutputError when nothing can be written, RecipeError or ModelError when
-    a stage cannot start; what was finished until then stays in the ledger."""
+    a stage cannot start or there are too few GPUs; what was finished until then stays in the ledger."""
     _Driver(job, ledger, Meter(ledger, report)).run()
 
 
@@ -54,19 +68,25 @@ class _Driver:
         self.in_flight = 0
         self.early_deaths = 0
         self.limit = _DEPTH * sum(stage.workers for stage in job.stages)
+        self.name = f"driver {os.getpid()}"
+        self.wait_s = min(1.0, job.beat_s / 2, job.item_timeout_s / 4)
+        self.looked = self.renewed = _Moment.now()
 
     def run(self) -> None:
         try:
             more = self._claim()
             if not more:
                 return
-            for number, stage in enumerate(self.job.stages):
-                for _ in range(stage.workers):
-                    self.workers.append(_start(number, self.job))
+            wanted = any(stage.gpus for stage in self.job.stages)
+            devices = visible_devices(os.environ) if wanted else ()
+            for number, places in enumerate(share_out(self.job.stages, devices)):
+                for gpus in places:
+                    self.workers.append(_start(number, self.job, gpus))
             while more or self.in_flight:
                 more = self._claim() or self.in_flight > 0
                 self._hand_out()
                 self._listen()
+                self._watch()
                 self.ledger.commit_if_due()
         finally:
             self._stop()
@@ -76,7 +96,7 @@ class _Driver:
         room = self.limit - self.in_flight
         if room <= 0:
             return True
-        items = self.ledger.claim(room, self.job.lease_s)
+        items = self.ledger.claim(room, self.job.lease_s, self.name)
         self.queues[0].extend((item, item.payloads) for item in items)
         self.in_flight += len(items)
         return bool(items)
@@ -88,7 +108,7 @@ class _Driver:
                 if queue and worker.ready and len(worker.items) < depth:
                     task = queue.popleft()
                     if not worker.items:
-                        worker.since_s = time.monotonic()
+                        worker.since_s = worker.heard_s = time.monotonic()
                     worker.items.append(task)
                     try:
                         worker.pipe.send((task[0].key, list(task[1])))
@@ -97,19 +117,48 @@ class _Driver:
 
     def _listen(self) -> None:
         pipes = {worker.pipe: worker for worker in self.workers}
-        for pipe in connection.wait(list(pipes), timeout=1.0):
+        for pipe in connection.wait(list(pipes), timeout=self.wait_s):
             worker = pipes[pipe]  # type: ignore[index]
             try:
                 kind, value = worker.pipe.recv()
             except (EOFError, OSError):
                 self._bury(worker, None)
                 continue
+            worker.heard_s = time.monotonic()
             self._take(worker, kind, value)
+
+    def _watch(self) -> None:
+        """Workers that hang, claims that nobody works on any more."""
+        now, before = _Moment.now(), self.looked
+        self.looked = now
+        pause_s = max(now.clock_s - before.clock_s, now.wall_s - before.wall_s)
+        if (
+            pause_s > self.job.lease_s / 2
+        ):  # we slept (Ctrl-Z, a suspended machine): the workers are not to blame
+            for worker in self.workers:
+                worker.since_s += now.clock_s - before.clock_s
+            self._renew(now, everybody=True)
+        elif now.clock_s - self.renewed.clock_s > self.job.beat_s:
+            self._renew(now)
+            for claim in self.ledger.expired():
+                for worker in [w for w in self.workers if any(i.seq == claim.seq for i, _ in w.items)]:
+                    self._bury(worker, gone_silent(self.job.stages[worker.stage], self.job))
         for worker in list(self.workers):
-            if worker.items and time.monotonic() - worker.since_s > self.job.lease_s:
-                self._bury(worker, f"took longer than its lease of {self.job.lease_s:g} s")
+            if worker.items and now.clock_s - worker.since_s > self.job.item_timeout_s:
+                self._bury(worker, too_late(self.job.stages[worker.stage], self.job))
+
+    def _renew(self, now: _Moment, everybody: bool = False) -> None:
+        """Claims of items that wait here, and of workers that were heard of since the last time."""
+        owners = [(item.seq, self.name) for queue in self.queues for item, _ in queue]
+        for worker in self.workers:
+            if everybody or worker.heard_s >= self.renewed.clock_s:
+                owners += [(item.seq, worker.name) for item, _ in worker.items]
+        self.ledger.renew(owners, self.job.lease_s)
+        self.renewed = now
 
     def _take(self, worker: _Worker, kind: str, value: Any) -> None:
+        if kind == "beat":
+            return
         if kind == "ready":
             worker.ready = True
             return
@@ -146,7 +195,7 @@ class _Driver:
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
         if worker.items:
             item, _ = worker.items.popleft()
-            self._failed(item, f"{stage.name}: {reason or f'its worker died ({how})'}")
+            self._failed(item, reason or f"{stage.name}: its worker died ({how})")
             self.queues[worker.stage].extendleft(reversed(worker.items))
         elif not worker.ready:
             self.early_deaths += 1
@@ -154,7 +203,7 @@ class _Driver:
                 raise ModelError(
                     f"workers of stage {stage.name!r} die before their first item ({how}): too little memory?"
                 )
-        self.workers.append(_start(worker.stage, self.job))
+        self.workers.append(_start(worker.stage, self.job, worker.gpus))
 
     def _stop(self) -> None:
         for worker in self.workers:
@@ -164,59 +213,16 @@ class _Driver:
             worker.pipe.close()
 
 
-def _start(number: int, job: Job) -> _Worker:
+def _start(number: int, job: Job, gpus: str | None) -> _Worker:
     stage, last = job.stages[number], number + 1 == len(job.stages)
     context = get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(
-        target=_work, args=(stage, theirs, last), daemon=True, name=f"tubelet-{stage.name}"
+        target=work,
+        args=(stage, theirs, last, job.beat_s, gpus),
+        daemon=True,
+        name=f"tubelet-{stage.name}",
     )
     process.start()
     theirs.close()  # so that its end is seen here
-    return _Worker(number, process, ours)
-
-
-def _work(stage: Stage, pipe: Connection, last: bool) -> None:
-    """A worker process. Messages out: ("ready", None), then per item ("done", values), ("failed", reason) or
-    ("full", reason); ("broken", reason) when the stage cannot be made."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to deal with: it ends its workers
-    threading.Thread(target=_end_with_driver, daemon=True).start()
-    try:
-        step = make_step(stage)
-    except Exception as error:  # noqa: BLE001  whatever a stage raises is told to the driver, which stops the job
-        pipe.send(("broken", reason_of(stage, error)))
-        return
-    pipe.send(("ready", None))
-    waiting: queue.SimpleQueue[tuple[str, Sequence[Any]] | None] = queue.SimpleQueue()
-    # always reading: a driver and a worker that both send more than a pipe holds would wait for each other forever
-    threading.Thread(target=_read, args=(pipe, waiting), daemon=True).start()
-    while (task := waiting.get()) is not None:
-        key, values = task
-        pipe.send(_answer(stage, step, key, values, last))
-
-
-def _read(pipe: Connection, waiting: queue.SimpleQueue[tuple[str, Sequence[Any]] | None]) -> None:
-    while True:
-        try:
-            waiting.put(pipe.recv())
-        except (EOFError, OSError):
-            waiting.put(None)
-            return
-
-
-def _answer(stage: Stage, step: Any, key: str, values: Sequence[Any], last: bool) -> tuple[str, Any]:
-    try:
-        return "done", run_step(stage, step, key, values, last)
-    except OutputError as error:
-        return "full", str(error)
-    except RecipeError as error:
-        return "broken", str(error)
-    except Exception as error:  # noqa: BLE001  a poison item must not end the job: it is counted and set aside
-        return "failed", reason_of(stage, error)
-
-
-def _end_with_driver() -> None:
-    driver = parent_process()
-    if driver is not None:
-        connection.wait([driver.sentinel])
-        os._exit(1)
+    return _Worker(number, process, ours, f"{stage.name} {process.pid}", gpus)
