@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tubelet.errors import RecipeError
-from tubelet.tube import Span
+from tubelet.errors import DataError, RecipeError
+from tubelet.tube import Span, Tube
 from tubelet.unistg.filter import filter_records
 from tubelet.unistg.recipe import FilterSettings, RefinerSettings, UniSTGRecipe
 from tubelet.unistg.records import Caption, Detected, Drop, Phrase, Refined, Sample
@@ -153,3 +153,107 @@ def test_wrong_thresholds_are_said() -> None:
     with pytest.raises(RecipeError, match="at least 1"):
         FilterSettings(max_boxes=0)
     assert UniSTGRecipe().digest() != UniSTGRecipe(filter=FilterSettings(max_boxes=2)).digest()
+
+
+def filter_in_a_loop(record: Refined, recipe: UniSTGRecipe) -> Sample | Drop:
+    """The Filter's rules, record by record and box by box, with nothing shared with the module."""
+    s, n = recipe.filter, len(record.rows)
+    keep = [int(count) <= s.max_boxes for count in record.n_boxes]
+    areas = [(b[2] - b[0]) * (b[3] - b[1]) for b in record.boxes_xyxy]
+    jump = False
+    for k in range(1, n):
+        if keep[k] and keep[k - 1] and record.rows[k] - record.rows[k - 1] == 1:
+            jump |= bool(
+                max(areas[k], areas[k - 1]) > s.max_area_ratio * min(areas[k], areas[k - 1]) * (1 + 1e-9)
+            )
+    total = 0.0
+    for k in range(n):
+        total += float(record.scores[k]) if keep[k] else 0.0
+    kept = sum(keep)
+    frames = int(record.rows[-1] - record.rows[0]) + 1
+    reasons = {
+        "complex-frames": kept == 0,
+        "area-jump": jump,
+        "too-few-boxes": kept < s.min_boxes,
+        "too-sparse": kept < s.min_coverage * frames - 1e-9,
+        "low-confidence": total / max(kept, 1) < s.min_confidence - 1e-9,
+    }
+    phrase = record.detected.phrase
+    for reason, holds in reasons.items():
+        if holds:
+            return Drop(phrase.key, "filter", reason, f"{kept} of {n} boxes left")
+    mask = np.array(keep)
+    scores = np.clip(record.scores[mask], 0.0, 1.0)
+    tube = Tube(
+        record.span,
+        record.times_s[mask],
+        record.boxes_xyxy[mask],
+        score=round(float(scores.mean()), 6),
+        box_scores=scores,
+        label=phrase.text,
+    )
+    told = {
+        "caption_id": phrase.caption.id,
+        "source": phrase.caption.source,
+        "phrase": phrase.text,
+        "subject": phrase.subject,
+        "coarse_span": phrase.caption.span.to_dict(),
+        "duration_s": phrase.caption.duration_s,
+        "analyzer": phrase.analyzer,
+        "annotator": record.detected.annotator,
+        "video_hash": record.detected.video_sha256,
+        "frames": len(record.detected.times_s),
+        "boxes_cut": record.detected.n_cut,
+        "thresholds": recipe.thresholds(),
+        "recipe": recipe.digest(),
+    }
+    sentence = phrase.caption.text if phrase.subject else phrase.text
+    return Sample(phrase.key, phrase.caption.video, sentence, tube, told)
+
+
+@st.composite
+def refined_records(draw: st.DrawFn) -> list[Refined]:
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    out = []
+    for length in draw(st.lists(st.integers(1, 40), min_size=1, max_size=12)):
+        holes = rng.random(length) < draw(st.sampled_from([0.0, 0.1, 0.6]))
+        holes[rng.integers(length)] = False
+        steady = np.array([0.3, 0.3, 0.7, 0.7]) + rng.normal(0, draw(st.sampled_from([0.0, 0.01, 0.1])), 4)
+        frames = []
+        for hole in holes:
+            wild = np.sort(rng.random((rng.integers(1, 6), 2, 2)), axis=1).reshape(-1, 4)
+            near = np.clip(steady + rng.normal(0, 0.005, 4), 0.0, 1.0 + 9e-7)
+            crowd = draw(st.sampled_from(["one", "one", "one", "many"]))
+            frames.append(
+                [] if hole else [tuple(near)] + ([tuple(b) for b in wild] if crowd == "many" else [])
+            )
+        base = detected(frames, subject=bool(rng.integers(2)))
+        scores = tuple(rng.uniform(draw(st.sampled_from([0.0, 0.3])), 1.0, len(f)) for f in frames)
+        answer = refine(replace(base, scores=scores), RefinerSettings(min_s=0.0, max_gap_s=None))
+        assert isinstance(answer, Refined)
+        out.append(answer)
+    return out
+
+
+@settings(max_examples=80, deadline=None)
+@given(refined_records(), st.sampled_from([1, 3, 9]), st.sampled_from([1.05, 2.0, 50.0]))
+def test_the_filter_is_the_plain_loop_bit_by_bit(records: list[Refined], most: int, ratio: float) -> None:
+    recipe = UniSTGRecipe(filter=FilterSettings(max_boxes=most, max_area_ratio=ratio))
+    for record, answer in zip(records, filter_records(records, recipe), strict=True):
+        wanted = filter_in_a_loop(record, recipe)
+        assert answer.to_dict() == wanted.to_dict()
+        if isinstance(answer, Sample) and isinstance(wanted, Sample):
+            for name in ("times_s", "boxes_xyxy", "box_scores"):
+                ours, theirs = getattr(answer.tube, name), getattr(wanted.tube, name)
+                assert ours.dtype == theirs.dtype and ours.tobytes() == theirs.tobytes()
+                assert not ours.flags.writeable
+            assert (answer.tube.span, answer.tube.score) == (wanted.tube.span, wanted.tube.score)
+
+
+def test_a_tube_that_cannot_be_is_an_error_as_before() -> None:
+    answer = refine(detected([[BOX]] * 6))
+    assert isinstance(answer, Refined)
+    with pytest.raises(DataError, match="must lie in the span"):
+        list(filter_records([answer, replace(answer, span=Span(9.0, 12.0))]))
+    with pytest.raises(DataError, match="fractions of the frame"):
+        list(filter_records([replace(answer, boxes_xyxy=answer.boxes_xyxy + 0.5)]))

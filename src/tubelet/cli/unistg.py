@@ -1,15 +1,16 @@
-"""Commands that make training data from captions: unistg build, stats, prove."""
+"""Commands that make training data from captions: unistg build, its four stages alone, stats, prove."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 if TYPE_CHECKING:
     from tubelet.scale.job import JobProgress
+    from tubelet.unistg.stages import StageDone
 
 unistg_app = typer.Typer(
     help="Uni-STG: tubes from captions with coarse times (analyzer, annotator, refiner, filter).",
@@ -17,16 +18,25 @@ unistg_app = typer.Typer(
 )
 
 
+Out = Annotated[Path, typer.Argument(help="Records (.jsonl); drops and counts are written beside it.")]
+Recipe = Annotated[Path | None, typer.Option(help="YAML, see recipes/unistg/world.yaml.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", help="key=value of the recipe, e.g. filter.max_boxes=2.")
+]
+RetryAside = Annotated[
+    bool, typer.Option("--retry-aside", help="With --resume: try videos again that were set aside.")
+]
+
+
 @unistg_app.command()
 def build(
     out: Annotated[Path, typer.Option(help="Folder for samples, drops, funnel and card.")],
     recipe: Annotated[Path | None, typer.Argument(help="YAML, see recipes/unistg/world.yaml.")] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="key=value of the recipe, e.g. filter.max_boxes=2.")
-    ] = None,
+    settings: Settings = None,
     engine: Annotated[str, typer.Option(help="local or ray.")] = "local",
     workers: Annotated[int, typer.Option(help="Processes of the annotator.", min=1)] = 1,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the build in the folder.")] = False,
+    retry_aside: RetryAside = False,
 ) -> None:
     """Captions in, tubes with provenance out; killed at any moment, --resume goes on to the same bytes."""
     from tubelet.unistg.build import build as run
@@ -35,16 +45,103 @@ def build(
 
     chosen = load_unistg_recipe(recipe, settings or [])
     try:
-        done = run(chosen, out, engine=engine, workers=workers, resume=resume, report=_teller())
+        done = run(
+            chosen,
+            out,
+            engine=engine,
+            workers=workers,
+            resume=resume,
+            retry_aside=retry_aside,
+            report=_teller(),
+        )
     except KeyboardInterrupt:
-        typer.echo("tubelet: what is done is kept: the same command with --resume goes on", err=True)
-        raise SystemExit(130) from None
+        _interrupted()
     for line in lines(stats(out)):
         typer.echo(line, err=True)
     typer.echo(f"{done.folder}: {done.kept} samples, {done.dropped} dropped")
+    if done.broken:
+        typer.echo(f"tubelet: {done.broken} lines of captions could not be read", err=True)
     if done.aside:
         typer.echo(f"tubelet: {done.aside} captions were set aside, drops.jsonl says why", err=True)
         raise SystemExit(1)
+
+
+@unistg_app.command()
+def analyze(
+    captions: Annotated[Path, typer.Argument(help="Captions: a .jsonl file, or what --kind reads.")],
+    out: Out,
+    recipe: Recipe = None,
+    settings: Settings = None,
+    kind: Annotated[str, typer.Option(help="jsonl, internvid, didemo, charades-sta, tacos, ...")] = "jsonl",
+    split: Annotated[str, typer.Option(help="Of a dataset.")] = "train",
+) -> None:
+    """Stage 1: captions in, phrases that can be located out."""
+    from tubelet.unistg.captions import CaptionSource
+    from tubelet.unistg.recipe import load_unistg_recipe
+    from tubelet.unistg.stages import run_analyzer
+
+    chosen = load_unistg_recipe(recipe, settings or [])
+    _tell_stage(run_analyzer(CaptionSource(kind, str(captions), split), out, chosen))
+
+
+@unistg_app.command()
+def annotate(
+    phrases: Annotated[Path, typer.Argument(help="What analyze wrote.")],
+    out: Out,
+    recipe: Recipe = None,
+    settings: Settings = None,
+    engine: Annotated[str, typer.Option(help="local or ray.")] = "local",
+    workers: Annotated[int, typer.Option(help="Processes.", min=1)] = 1,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the job beside OUT.")] = False,
+    retry_aside: RetryAside = False,
+) -> None:
+    """Stage 2: phrases in, their boxes in the sampled frames of the coarse spans out."""
+    from tubelet.unistg.recipe import load_unistg_recipe
+    from tubelet.unistg.stages import run_annotator
+
+    chosen = load_unistg_recipe(recipe, settings or [])
+    try:
+        done = run_annotator(
+            phrases,
+            out,
+            chosen,
+            engine_name=engine,
+            workers=workers,
+            resume=resume,
+            retry_aside=retry_aside,
+            report=_teller(),
+        )
+    except KeyboardInterrupt:
+        _interrupted()
+    _tell_stage(done)
+
+
+@unistg_app.command("refine")
+def refine_command(
+    detected: Annotated[Path, typer.Argument(help="What annotate wrote.")],
+    out: Out,
+    recipe: Recipe = None,
+    settings: Settings = None,
+) -> None:
+    """Stage 3: boxes in, one box per frame and a tightened span out."""
+    from tubelet.unistg.recipe import load_unistg_recipe
+    from tubelet.unistg.stages import run_refiner
+
+    _tell_stage(run_refiner(detected, out, load_unistg_recipe(recipe, settings or [])))
+
+
+@unistg_app.command("filter")
+def filter_command(
+    refined: Annotated[Path, typer.Argument(help="What refine wrote.")],
+    out: Out,
+    recipe: Recipe = None,
+    settings: Settings = None,
+) -> None:
+    """Stage 4: tubes in, samples that are good enough to learn from out."""
+    from tubelet.unistg.recipe import load_unistg_recipe
+    from tubelet.unistg.stages import run_filter
+
+    _tell_stage(run_filter(refined, out, load_unistg_recipe(recipe, settings or [])))
 
 
 @unistg_app.command("stats")
@@ -60,6 +157,27 @@ def show(
         typer.echo(line)
     if plot is not None:
         draw(folder, plot)
+
+
+@unistg_app.command("st-align")
+def st_align(
+    recipe: Annotated[Path, typer.Argument(help="YAML: the sources, see tubelet.llava_st.assemble.")],
+    out: Annotated[Path, typer.Argument(help="Folder for items, lists (stage1-3.yaml), drops and report.")],
+) -> None:
+    """ST-Align's task mixture out of public sources, in the official item format."""
+    from tubelet.llava_st.assemble import assemble, load_assembly
+
+    report = assemble(load_assembly(recipe), out)
+    for stage, kinds in report["stages"].items():
+        for kind, n in kinds.items():
+            typer.echo(
+                f"stage {stage}  {kind:32}{n['items']:12,} items{n['drawn']:12,} drawn{n['paper']:12,} in the paper"
+            )
+    for reason, count in report["dropped"].items():
+        typer.echo(f"{count:10,}  {reason}", err=True)
+    if report["broken_records"]:
+        typer.echo(f"tubelet: {report['broken_records']} records could not be read", err=True)
+        raise SystemExit(1)
 
 
 @unistg_app.command()
@@ -80,6 +198,24 @@ def prove(
         )
     for reason, count in found.drops.items():
         typer.echo(f"  {count:6}  {reason}")
+
+
+def _tell_stage(done: StageDone) -> None:
+    for reason, count in done.reasons.items():
+        typer.echo(f"{count:10,}  {reason}", err=True)
+    typer.echo(f"{done.out}: {done.took} read, {done.gave} written, {done.dropped} dropped")
+    where = f"{done.out.stem}.drops.jsonl says which and why"
+    if done.broken:
+        typer.echo(f"tubelet: {done.broken} lines are no records of the stage before, {where}", err=True)
+    if done.aside:
+        typer.echo(f"tubelet: {done.aside} phrases were set aside with their videos, {where}", err=True)
+    if done.broken or done.aside:
+        raise SystemExit(1)
+
+
+def _interrupted() -> NoReturn:
+    typer.echo("tubelet: what is done is kept: the same command with --resume goes on", err=True)
+    raise SystemExit(130) from None
 
 
 def _teller() -> Callable[[JobProgress], None]:

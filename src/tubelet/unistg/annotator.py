@@ -34,7 +34,6 @@ from tubelet.errors import (
 from tubelet.frames import Clip, FrameGrid
 from tubelet.grounder import Grounder
 from tubelet.proposals import PROVIDERS, propose_tracks
-from tubelet.proposals.detections import CRASHES
 from tubelet.proposals.store import video_hash
 from tubelet.proposals.track import Tracks
 from tubelet.tube import Span
@@ -130,6 +129,10 @@ def annotate_all(
 
 def annotate(phrases: Sequence[Phrase], source: Video | Clip, annotator: Annotator) -> list[Detected | Drop]:
     """One Detected or Drop per phrase, in order, all of one video or clip."""
+    from tubelet.proposals.detections import (
+        CRASHES,
+    )  # it loads torch, which stages without a model do not need
+
     settings = annotator.settings
     duration_s = source.grid.duration_s if isinstance(source, Clip) else source.duration_s
     spans = [p.caption.span.clip(0.0, duration_s) for p in phrases]
@@ -208,15 +211,16 @@ def _detected(
             f"{phrase.text!r} was not found in {len(rows)} frames with confidence {settings.min_confidence:g}"
         )
         return Drop(phrase.key, STAGE, "not-found", what)
-    return Detected(
+    low_s, high_s = np.round((span.start_s, span.end_s), 6).tolist()
+    return Detected(  # rounded as files have it: a chain of files and a build judge the same numbers
         phrase,
         np.round(grid.times_s[rows], 6),
-        tuple(boxes),
+        tuple(np.round(b, 6) for b in boxes),
         tuple(np.round(s, 6) for s in scores),
         tuple(ids),
         annotator.name,
         of_video,
-        span,
+        Span(low_s, high_s) if high_s > low_s else span,
         n_cut,
     )
 

@@ -15,27 +15,26 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from tubelet.benchmarks.run_folder import write_whole
-from tubelet.config_io import from_dict, to_dict
+from tubelet.config_io import to_dict
 from tubelet.datasets.problems import Problems
 from tubelet.datasets.reading import stream_jsonl
-from tubelet.errors import DataError, ModelError, OutputError, RecipeError
-from tubelet.scale.job import Job, Report, Stage, Step
+from tubelet.errors import DataError, OutputError, RecipeError
+from tubelet.scale.job import Job, Report, Stage
 from tubelet.scale.ledger import Ledger, Part, open_ledger
-from tubelet.unistg.analyzer import analyze, make_finder
-from tubelet.unistg.annotator import annotate_file, load_annotator
+from tubelet.unistg.analyzer import analyze
+from tubelet.unistg.annotator import load_annotator
 from tubelet.unistg.captions import read_captions
-from tubelet.unistg.filter import filter_records
 from tubelet.unistg.recipe import UniSTGRecipe
-from tubelet.unistg.records import Caption, Detected, Drop, Phrase, Refined, Sample
-from tubelet.unistg.refiner import refine
+from tubelet.unistg.records import Caption, Drop
 from tubelet.unistg.rows import write_lines, write_parquet
+from tubelet.unistg.steps import aside_drop
+from tubelet.unistg.steps import engine as engine_of
 
 LEDGER, SAMPLES, DROPS, FUNNEL, CARD = (
     "ledger.sqlite",
@@ -58,12 +57,14 @@ STAGES = ("captions", "analyzer", "annotator", "refiner", "filter")
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """What `build` made. aside: captions whose video was set aside by the engine (a worker died, a lease ran out)."""
+    """What `build` made. aside: captions whose video was set aside by the engine (its provider failed,
+    a worker died, a lease ran out). broken: lines of the caption files that could not be read."""
 
     folder: Path
     kept: int
     dropped: int
     aside: int
+    broken: int = 0
 
 
 def build(
@@ -73,15 +74,19 @@ def build(
     engine: str = "local",
     workers: int = 1,
     resume: bool = False,
+    retry_aside: bool = False,
     report: Report | None = None,
 ) -> Built:
-    """Run a recipe. Raises RecipeError for one that cannot run, DataError for a folder of another recipe or one that
-    needs resume, OutputError where nothing can be written (make space, then resume)."""
+    """Run a recipe. retry_aside: with resume, try videos again that were set aside earlier.
+
+    Raises RecipeError for one that cannot run, DataError for a folder of another recipe or one that needs resume,
+    OutputError where nothing can be written (make space, then resume).
+    """
     if not recipe.sources:
         raise RecipeError(
             "a Uni-STG recipe names its captions: sources: [{kind: jsonl, path: captions.jsonl}]"
         )
-    run = _engine(engine)
+    run = engine_of(engine)
     if recipe.annotator.provider != "files":
         load_annotator(recipe.annotator)  # a provider that is not there is said before any work
     folder = Path(out)
@@ -95,54 +100,16 @@ def build(
     job = Job(
         "uni-stg",
         (
-            Stage("analyze", "tubelet.unistg.build:analyze_step", options),
-            Stage("annotate", "tubelet.unistg.build:annotate_step", options, workers=workers),
+            Stage("analyze", "tubelet.unistg.steps:analyze_step", options),
+            Stage("annotate", "tubelet.unistg.steps:tube_step", options, workers=workers),
         ),
     )
     with open_ledger(folder / LEDGER) as ledger:
         _fill(ledger, recipe)
+        if retry_aside:
+            ledger.retry_aside()
         run(job, ledger, report)
         return write_outputs(ledger, recipe, folder)
-
-
-def analyze_step(recipe: Any) -> Step:
-    """Stage 1: captions (JSON) of a video -> phrases and drops (JSON) of each."""
-    settings = from_dict(UniSTGRecipe, recipe).analyzer
-    finder = None if settings.how == "rules" else make_finder(settings)
-
-    def step(key: str, values: Sequence[Any]) -> list[str]:
-        captions = [Caption.from_dict(json.loads(value)) for value in values]
-        place = {caption.id: k for k, caption in enumerate(captions)}
-        out: list[list[dict[str, Any]]] = [[] for _ in captions]
-        for record in analyze(captions, settings, finder):
-            name = record.key if isinstance(record, Drop) else record.caption.id
-            out[place[name]].append(_tagged(record))
-        return [json.dumps(rows, ensure_ascii=False) for rows in out]
-
-    return step
-
-
-def annotate_step(recipe: Any) -> Step:
-    """Stages 2-4: phrases of a video -> samples and drops of each caption."""
-    chosen = from_dict(UniSTGRecipe, recipe)
-    annotator = load_annotator(chosen.annotator)
-
-    def step(key: str, values: Sequence[Any]) -> list[str]:
-        records = [[_untagged(row) for row in json.loads(value)] for value in values]
-        phrases = [(k, r) for k, rows in enumerate(records) for r in rows if isinstance(r, Phrase)]
-        out: list[list[Any]] = [[r for r in rows if isinstance(r, Drop)] for rows in records]
-        found = annotate_file([p for _, p in phrases], chosen.videos, annotator)
-        for (k, _), answer in zip(phrases, found, strict=True):
-            out[k] += judge_one(answer, chosen)
-        return [json.dumps([_tagged(r) for r in rows], ensure_ascii=False) for rows in out]
-
-    return step
-
-
-def judge_one(record: Detected | Drop, recipe: UniSTGRecipe) -> list[Sample | Drop]:
-    """Refiner and Filter over one answer of the Annotator."""
-    refined: Refined | Drop = record if isinstance(record, Drop) else refine(record, recipe.refiner)
-    return [refined] if isinstance(refined, Drop) else list(filter_records([refined], recipe))
 
 
 def write_outputs(ledger: Ledger, recipe: UniSTGRecipe, folder: Path) -> Built:
@@ -157,10 +124,9 @@ def write_outputs(ledger: Ledger, recipe: UniSTGRecipe, folder: Path) -> Built:
         nonlocal aside, kept
         for _, payload, result, reason in ledger.results(in_order=True):
             if result is None:
-                aside += 1
-                drops.append(
-                    Drop(Caption.from_dict(json.loads(payload)).id, "annotator", "set-aside", reason or "")
-                )
+                lost = _of_aside(Caption.from_dict(json.loads(payload)), reason, recipe)
+                aside += any(drop.stage == STAGES[2] for drop in lost)
+                drops.extend(lost)
                 continue
             for row in json.loads(result):
                 if row["kind"] == "drop":
@@ -198,7 +164,15 @@ def write_outputs(ledger: Ledger, recipe: UniSTGRecipe, folder: Path) -> Built:
     }
     write_whole(folder / FUNNEL, json.dumps(funnel, indent=1, ensure_ascii=False) + "\n")
     write_whole(folder / CARD, card(recipe, funnel))
-    return Built(folder, kept, len(drops), aside)
+    return Built(folder, kept, len(drops), aside, int(ledger.meta("broken") or 0))
+
+
+def _of_aside(caption: Caption, reason: str | None, recipe: UniSTGRecipe) -> list[Drop]:
+    """The drops of a caption whose video was set aside: what rules say of its words, they say without the video."""
+    if recipe.analyzer.how != "rules":
+        return [aside_drop(caption.id, reason)]
+    found = analyze([caption], recipe.analyzer)
+    return [one if isinstance(one, Drop) else aside_drop(one.key, reason) for one in found]
 
 
 def card(recipe: UniSTGRecipe, funnel: dict[str, Any]) -> str:
@@ -274,28 +248,6 @@ def _fill(ledger: Ledger, recipe: UniSTGRecipe) -> None:
     ledger.set_meta("drops", json.dumps([d.to_dict() for d in drops]))
     ledger.set_meta("broken", str(problems.count))
     ledger.set_meta(_FILLED, "yes")
-
-
-def _engine(name: str) -> Any:
-    if name == "local":
-        return import_module("tubelet.scale.local").run_local
-    if name != "ray":
-        raise RecipeError(f"the engine is local or ray, got {name!r}")
-    try:
-        return import_module("tubelet.scale.ray_engine").run_ray
-    except ImportError as error:
-        raise ModelError(
-            f"the engine ray cannot be loaded ({error}): pip install 'tubelet[scale]'"
-        ) from error
-
-
-def _tagged(record: Phrase | Sample | Drop) -> dict[str, Any]:
-    kind = {Phrase: "phrase", Sample: "sample", Drop: "drop"}[type(record)]
-    return {"kind": kind, "record": record.to_dict()}
-
-
-def _untagged(row: dict[str, Any]) -> Phrase | Drop:
-    return Drop.from_dict(row["record"]) if row["kind"] == "drop" else Phrase.from_dict(row["record"])
 
 
 def _flat(row: Mapping[str, Any]) -> dict[str, Any]:

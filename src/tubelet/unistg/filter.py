@@ -12,17 +12,19 @@ Neighbouring frames are neighbouring sampled frames that both kept their box: a 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
 
-from tubelet.tube import Tube
+from tubelet.tube import Span, Tube
 from tubelet.unistg.recipe import FilterSettings, UniSTGRecipe
 from tubelet.unistg.records import Drop, FloatArray, IntArray, Refined, Sample
 
 REASONS = ("", "complex-frames", "area-jump", "too-few-boxes", "too-sparse", "low-confidence")
-_BATCH = 4096
+BoolArray = npt.NDArray[np.bool_]
+_BATCH = 1024
 
 
 def judge(
@@ -32,7 +34,7 @@ def judge(
     n_boxes: IntArray,
     lengths: IntArray,
     settings: FilterSettings,
-) -> tuple[IntArray, npt.NDArray[np.bool_]]:
+) -> tuple[IntArray, BoolArray]:
     """Verdicts over R records whose N boxes lie one after the other, lengths (R,), each at least 1.
 
     Returns the reason of each record (R,), a place in REASONS (0: kept), and which boxes are kept (N,).
@@ -59,68 +61,125 @@ def judge(
     return np.select(rules, list(range(1, len(rules) + 1)), default=0).astype(np.int64), keep
 
 
-def judge_records(
-    refined: Sequence[Refined], settings: FilterSettings
-) -> tuple[IntArray, npt.NDArray[np.bool_]]:
-    """`judge` over records."""
-    lengths = np.array([len(r.rows) for r in refined], dtype=np.int64)
-    return judge(
-        np.concatenate([r.rows for r in refined]),
-        np.concatenate([r.boxes_xyxy for r in refined]),
-        np.concatenate([r.scores for r in refined]),
-        np.concatenate([r.n_boxes for r in refined]),
-        lengths,
-        settings,
-    )
-
-
 def filter_records(refined: Iterable[Refined], recipe: UniSTGRecipe | None = None) -> Iterator[Sample | Drop]:
-    """A Sample or a Drop per record, in order; `recipe` gives the thresholds and goes into the provenance."""
+    """A Sample or a Drop per record, in order; `recipe` gives the thresholds and goes into the provenance.
+
+    Reads 1,024 records ahead. The arrays of samples are read-only parts of one array per such batch.
+    """
     recipe = recipe or UniSTGRecipe()
     thresholds, digest = recipe.thresholds(), recipe.digest()
     source = iter(refined)
     while batch := list(islice(source, _BATCH)):
-        reasons, keep = judge_records(batch, recipe.filter)
-        start = 0
-        for record, reason in zip(batch, reasons.tolist(), strict=True):
-            mask = keep[start : start + len(record.rows)]
-            start += len(record.rows)
-            if reason:
-                detail = f"{int(mask.sum())} of {len(mask)} boxes left"
-                yield Drop(record.detected.phrase.key, "filter", REASONS[reason], detail)
-            else:
-                yield make_sample(record, mask, thresholds, digest)
+        yield from _judged(batch, recipe.filter, thresholds, digest)
 
 
-def make_sample(
-    record: Refined, mask: npt.NDArray[np.bool_], thresholds: dict[str, object], digest: str
-) -> Sample:
-    detected = record.detected
-    phrase, caption = detected.phrase, detected.phrase.caption
-    scores = np.clip(record.scores[mask], 0.0, 1.0)
-    tube = Tube(
-        record.span,
-        record.times_s[mask],
-        record.boxes_xyxy[mask],
-        score=round(float(scores.mean()), 6),
-        box_scores=scores,
-        label=phrase.text,
+def _judged(
+    batch: Sequence[Refined], settings: FilterSettings, thresholds: dict[str, object], digest: str
+) -> Iterator[Sample | Drop]:
+    flat = _flatten(batch)
+    reasons, keep = judge(flat.rows, flat.boxes_xyxy, flat.scores, flat.n_boxes, flat.lengths, settings)
+    ends = np.cumsum(np.bincount(flat.owner[keep], minlength=len(batch))).tolist()
+    times, raw = _fixed(flat.times_s[keep]), _fixed(flat.boxes_xyxy[keep])
+    boxes, scores = _fixed(np.clip(raw, 0.0, 1.0)), _fixed(np.clip(flat.scores[keep], 0.0, 1.0))
+    checked = _tubes_hold(batch, flat, keep).tolist()
+    coarse = np.round(
+        [(s.start_s, s.end_s) for s in (r.detected.phrase.caption.span for r in batch)], 6
+    ).tolist()
+    start = 0
+    for record, reason, end, sound, (start_s, end_s), length in zip(
+        batch, reasons.tolist(), ends, checked, coarse, flat.lengths.tolist(), strict=True
+    ):
+        detected = record.detected
+        phrase = detected.phrase
+        caption = phrase.caption
+        if reason:
+            yield Drop(phrase.key, "filter", REASONS[reason], f"{end - start} of {length} boxes left")
+            start = end
+            continue
+        own = scores[start:end]
+        score = round(float(np.add.reduce(own) / (end - start)), 6)
+        if sound:
+            tube = _sound_tube(record.span, times[start:end], boxes[start:end], score, own, phrase.text)
+        else:  # Tube decides, and says what is wrong with it
+            tube = Tube(record.span, times[start:end], raw[start:end], score, own, phrase.text)
+        start = end
+        provenance: dict[str, object] = {
+            "caption_id": caption.id,
+            "source": caption.source,
+            "phrase": phrase.text,
+            "subject": phrase.subject,
+            "coarse_span": {"start_s": start_s, "end_s": end_s},
+            "duration_s": caption.duration_s,
+            "analyzer": phrase.analyzer,
+            "annotator": detected.annotator,
+            "video_hash": detected.video_sha256,
+            "frames": len(detected.times_s),
+            "boxes_cut": detected.n_cut,
+            "thresholds": thresholds,
+            "recipe": digest,
+        }
+        # the whole sentence is about its subject only
+        sentence = caption.text if phrase.subject else phrase.text
+        yield Sample(phrase.key, caption.video, sentence, tube, provenance)
+
+
+@dataclass(frozen=True, slots=True)
+class _Flat:
+    """R records, their N boxes one after the other. owner: (N,) which record a box is of; lengths: (R,)."""
+
+    rows: IntArray
+    times_s: FloatArray
+    boxes_xyxy: FloatArray
+    scores: FloatArray
+    n_boxes: IntArray
+    owner: IntArray
+    lengths: IntArray
+
+
+def _flatten(batch: Sequence[Refined]) -> _Flat:
+    lengths = np.array([len(r.rows) for r in batch], dtype=np.int64)
+    moments = [r.detected.times_s for r in batch]
+    before = np.concatenate([[0], np.cumsum([len(m) for m in moments])[:-1]])
+    owner = np.repeat(np.arange(len(batch)), lengths)
+    rows = np.concatenate([r.rows for r in batch])
+    return _Flat(
+        rows,
+        np.concatenate(moments)[rows + before[owner]],
+        np.concatenate([r.boxes_xyxy for r in batch]),
+        np.concatenate([r.scores for r in batch]),
+        np.concatenate([r.n_boxes for r in batch]),
+        owner,
+        lengths,
     )
-    provenance: dict[str, object] = {
-        "caption_id": caption.id,
-        "source": caption.source,
-        "phrase": phrase.text,
-        "subject": phrase.subject,
-        "coarse_span": caption.span.to_dict(),
-        "duration_s": caption.duration_s,
-        "analyzer": phrase.analyzer,
-        "annotator": detected.annotator,
-        "video_hash": detected.video_sha256,
-        "frames": len(detected.times_s),
-        "boxes_cut": detected.n_cut,
-        "thresholds": thresholds,
-        "recipe": digest,
-    }
-    # the whole sentence is about its subject only
-    sentence = caption.text if phrase.subject else phrase.text
-    return Sample(phrase.key, caption.video, sentence, tube, provenance)
+
+
+def _tubes_hold(batch: Sequence[Refined], flat: _Flat, keep: BoolArray) -> BoolArray:
+    """(R,) records whose kept boxes and times pass every check of `Tube` for sure (it is the judge of the others)."""
+    boxes, times, owner = flat.boxes_xyxy[keep], flat.times_s[keep], flat.owner[keep]
+    low, high = np.array([(r.span.start_s, r.span.end_s) for r in batch]).T
+    right = np.isfinite(boxes).all(axis=1) & np.isfinite(flat.scores[keep]) & np.isfinite(times)
+    right &= ((boxes >= 0) & (boxes <= 1)).all(axis=1) & (boxes[:, 2:] >= boxes[:, :2]).all(axis=1)
+    right &= (times >= low[owner]) & (times <= high[owner])
+    right[1:] &= (np.diff(times) > 0) | (np.diff(owner) > 0)
+    return np.asarray(np.bincount(owner[~right], minlength=len(batch)) == 0)
+
+
+def _sound_tube(
+    span: Span, times_s: FloatArray, boxes_xyxy: FloatArray, score: float, box_scores: FloatArray, label: str
+) -> Tube:
+    """A Tube of read-only arrays that `_tubes_hold` checked: the same object, without checking it again one by one."""
+    tube = object.__new__(Tube)
+    fill = object.__setattr__
+    fill(tube, "span", span)
+    fill(tube, "times_s", times_s)
+    fill(tube, "boxes_xyxy", boxes_xyxy)
+    fill(tube, "score", score)
+    fill(tube, "box_scores", box_scores)
+    fill(tube, "label", label)
+    return tube
+
+
+def _fixed(values: FloatArray) -> FloatArray:
+    array = np.asarray(values, dtype=np.float64)
+    array.flags.writeable = False
+    return array

@@ -126,12 +126,16 @@ class UniSTGRecipe:
             **{f"filter.{k}": v for k, v in to_dict(self.filter).items()},
         }
 
-    def digest(self) -> str:
-        """sha256 of all that changes samples: not of where files lie, nor of the output's format."""
+    def decisive(self) -> dict[str, Any]:
+        """All that changes samples, as plain data: not where files lie, nor the output's format."""
         plain = {k: v for k, v in to_dict(self).items() if k not in ("sources", "videos", "format", "name")}
         for part, unseen in _UNSEEN.items():
             plain[part] = {k: v for k, v in plain[part].items() if k not in unseen}
-        return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+        return plain
+
+    def digest(self) -> str:
+        """sha256 of all that changes samples."""
+        return hashlib.sha256(json.dumps(self.decisive(), sort_keys=True).encode()).hexdigest()
 
 
 def load_unistg_recipe(path: Path | None, settings: Sequence[str] = ()) -> UniSTGRecipe:

@@ -138,8 +138,8 @@ class Detected:
                 f"boxes, scores and track ids are one array per moment: {n} moments, got "
                 f"{len(self.boxes_xyxy)}, {len(self.scores)} and {len(self.track_ids)}"
             )
-        boxes = tuple(_numbers(b, "boxes_xyxy").reshape(-1, 4) for b in self.boxes_xyxy)
-        scores = tuple(_numbers(s, "scores") for s in self.scores)
+        boxes = tuple(_boxes(b) for b in self.boxes_xyxy)
+        scores = tuple(_numbers(s, "scores").reshape(-1) for s in self.scores)
         ids = tuple(np.asarray(i, dtype=np.int64).reshape(-1) for i in self.track_ids)
         if any(not len(b) == len(s) == len(i) for b, s, i in zip(boxes, scores, ids, strict=True)):
             raise DataError("every box of a Detected has a score and a track id (-1: none)")
@@ -174,20 +174,19 @@ class Detected:
         names = ("phrase", "times_s", "boxes_xyxy", "scores", "track_ids", "annotator", "video_sha256")
         got = _fields(data, names, "detected")
         rows = [_rows(got[name], name) for name in ("boxes_xyxy", "scores", "track_ids")]
-        try:
-            ids = tuple(np.array(i, dtype=np.int64) for i in rows[2])
-        except (TypeError, ValueError, OverflowError) as error:
-            raise DataError(f"track_ids are whole numbers, got {rows[2]!r:.80}") from error
+        n_cut = got.get("n_cut", 0)
+        if isinstance(n_cut, bool) or not isinstance(n_cut, int):
+            raise DataError(f"n_cut is a whole number, got {n_cut!r:.80}")
         return cls(
             phrase=Phrase.from_dict(got["phrase"]),
             times_s=_numbers(got["times_s"], "times_s"),
             boxes_xyxy=tuple(_numbers(b, "boxes_xyxy") for b in rows[0]),
             scores=tuple(_numbers(s, "scores") for s in rows[1]),
-            track_ids=ids,
+            track_ids=tuple(_whole(i, "track_ids") for i in rows[2]),
             annotator=str(got["annotator"]),
             video_sha256=str(got["video_sha256"]),
             span=None if got.get("span") is None else Span.from_dict(got["span"]),
-            n_cut=int(got.get("n_cut", 0)),
+            n_cut=n_cut,
         )
 
 
@@ -230,9 +229,9 @@ class Refined:
     @classmethod
     def from_dict(cls, data: Any) -> Refined:
         got = _fields(data, ("detected", "span", "rows", "boxes_xyxy", "scores", "n_boxes"), "refined")
-        boxes, scores = _numbers(got["boxes_xyxy"], "boxes_xyxy"), _numbers(got["scores"], "scores")
-        _check_boxes(boxes.reshape(-1, 4), scores)
-        whole = [_numbers(got[k], k).astype(np.int64) for k in ("rows", "n_boxes")]
+        boxes, scores = _boxes(got["boxes_xyxy"]), _numbers(got["scores"], "scores")
+        _check_boxes(boxes, scores)
+        whole = [_whole(got[k], k) for k in ("rows", "n_boxes")]
         span = Span.from_dict(got["span"])
         return cls(Detected.from_dict(got["detected"]), span, whole[0], boxes, scores, whole[1])
 
@@ -313,6 +312,20 @@ def _numbers(values: Any, what: str) -> FloatArray:
     if not np.isfinite(array).all():
         raise DataError(f"{what} must be finite, it holds NaN or infinity")
     return array
+
+
+def _boxes(values: Any) -> FloatArray:
+    array = _numbers(values, "boxes_xyxy")
+    if array.size % 4:
+        raise DataError(f"a box has four numbers, got {array.shape}")
+    return array.reshape(-1, 4)
+
+
+def _whole(values: Any, what: str) -> IntArray:
+    array = _numbers(values, what)
+    if (array != np.round(array)).any() or (np.abs(array) > 2**53).any():
+        raise DataError(f"{what} are whole numbers, got {values!r:.80}")
+    return array.astype(np.int64)
 
 
 def _check_boxes(boxes: FloatArray, scores: FloatArray) -> None:
