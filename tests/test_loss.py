@@ -28,6 +28,7 @@ from tubelet.spacevllm.loss import (
     total_loss,
 )
 from tubelet.spacevllm.match import clock_loss
+from tubelet.spacevllm.pack import ANY_FRAME, NO_FRAME
 from tubelet.spacevllm.prompts import seconds, snapped
 from tubelet.training.samples import WorldMix, world_batch
 
@@ -318,6 +319,50 @@ def test_pointing_loss_asks_for_the_cells_of_the_named_frame() -> None:
     zero = pointing_loss(nothing, truth, torch.tensor([1, 1]), torch.tensor([2, 2]))
     zero.backward()
     assert float(zero.detach()) == 0 and nothing.grad is not None and not nothing.grad.any()
+
+
+def test_words_about_a_thing_point_to_it_in_every_frame_that_shows_it() -> None:
+    """ANY_FRAME: the share of each cell of each frame; where nothing is known of a question, nothing counts."""
+    truth = truths(
+        2,
+        3,
+        has_box=torch.zeros(2, 3, dtype=torch.bool),
+        about=torch.tensor([[True, False, True], [False, False, False]]),
+    )
+    question, frame = torch.tensor([0, 1]), torch.tensor([ANY_FRAME, ANY_FRAME])
+    cells = cell_targets(truth.boxes_cxcywh[0, :1], 4)[0].clamp_min(1e-6)
+    shares = torch.stack([cells, torch.zeros(4, dtype=cells.dtype), cells])
+    shares = shares / shares.sum()
+    logits = torch.full((2, 3, 4), -30.0)
+    logits[0, [0, 2]] = shares[[0, 2]].log().float()
+    entropy = float(-(shares[[0, 2]] * shares[[0, 2]].log()).sum())
+    assert float(pointing_loss(logits, truth, question, frame)) == pytest.approx(entropy, rel=1e-4)
+    assert float(pointing_loss(logits.roll(1, dims=1), truth, question, frame)) > entropy + 1
+    named = torch.tensor([0, 1]), torch.tensor([0, 1])  # a frame by name is one with a box that is asked for
+    assert float(pointing_loss(logits, truth, *named)) == 0
+
+
+def test_answers_in_words_know_what_they_are_about(tiny_bundle: Any) -> None:
+    """All words of an answer about one thing point to it, the end of the turn to nothing; captions point nowhere."""
+    bundle = tiny_bundle
+    mix = WorldMix(kind="video", batch=6, questions=8, tasks=("qa",), frames=4)
+    samples = world_batch(mix, 1)
+    batch = collate(
+        samples, bundle.model.config, bundle.layout, bundle.tokenizer, bundle.model.tokens_per_frame
+    )
+    targets = [t for s in samples for t in s.questions]
+    kinds = set()
+    for q, target in enumerate(targets):
+        frames = batch.packed.answer_frame[batch.packed.answer_question == q].tolist()
+        about = target.about is not None
+        kinds.add((target.kind, about))
+        n_end = len(bundle.layout.end)
+        assert set(frames[:-n_end]) == {ANY_FRAME if about else NO_FRAME}
+        assert set(frames[-n_end:]) == {NO_FRAME}
+        assert batch.truth is not None and batch.truth.about is not None
+        assert batch.truth.about[q].tolist() == (target.about.tolist() if about else [False] * 4)
+        assert not batch.truth.has_box[q].any()
+    assert {("caption", False), ("where", True), ("yes_no", True), ("yes_no", False)} <= kinds
 
 
 def test_clock_loss_reads_the_digits_of_a_time() -> None:

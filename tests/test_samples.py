@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -40,3 +42,26 @@ def test_a_window_shows_a_part_of_the_video_at_its_frame_rate() -> None:
 def test_mistakes_name_the_field(field: str, value: object) -> None:
     with pytest.raises(RecipeError, match=f"data.{field}"):
         WorldMix(**{field: value})  # type: ignore[arg-type]
+
+
+def test_sentences_asked_as_yes_or_no_keep_their_truth() -> None:
+    """The same scenes and sentences; what was grounded becomes a question in words about the frames of the event."""
+    plain = WorldMix(batch=4, questions=6, tasks=("stvg",), absent_rate=0.4, box_frames="visible", seed=3)
+    asked = replace(plain, yes_no_rate=1.0)
+    answers = set()
+    for before, after in zip(world_batch(plain, 0), world_batch(asked, 0), strict=True):
+        assert np.array_equal(before.pixels, after.pixels)
+        for target, question in zip(before.questions, after.questions, strict=True):
+            if "?" in target.query:
+                assert question.query == target.query and question.task == "stvg"
+                continue
+            assert question.task == "qa" and target.query in question.query and question.span is None
+            assert question.answer == ("yes" if target.present else "no") and question.learn_answer
+            assert not question.has_box.any() and not question.active.any()
+            seen = target.has_box & target.active
+            assert (question.about is None) == (not seen.any())
+            if question.about is not None:
+                assert np.array_equal(question.about, seen)
+                assert np.array_equal(question.boxes_xyxy, target.boxes_xyxy)
+            answers.add(question.answer)
+    assert answers == {"yes", "no"}

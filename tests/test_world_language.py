@@ -387,7 +387,9 @@ def test_yes_means_that_it_is_true() -> None:
     for scene, q in qa("yes_no"):
         asks = re.fullmatch(r"(?:is it true: |do you see )(.*)\?", q.query)
         assert asks, q.query
-        assert bool(true_of(scene, read(asks[1]))) == (q.answer == "yes"), (q.query, q.answer)
+        true = {who for who, _, _ in true_of(scene, read(asks[1]))}
+        assert bool(true) == (q.answer == "yes"), (q.query, q.answer)
+        assert q.about == (next(iter(true)) if len(true) == 1 else None)
 
 
 def test_counting_light_and_places() -> None:
@@ -402,6 +404,7 @@ def test_counting_light_and_places() -> None:
         named = re.fullmatch(rf"where is the ({_DESC})(?: at the start)?\?", q.query)
         assert named, q.query
         (a,) = [k for k, actor in enumerate(scene.actors) if fits(actor, words(named[1]))]
+        assert q.about == a
         x0, y0, x1, y1 = scene.boxes_at([0.0])[0][a, 0]
         row = ("top", "middle", "bottom")[int(np.clip((y0 + y1) / 2 * 3, 0, 2))]
         column = ("left", "middle", "right")[int(np.clip((x0 + x1) / 2 * 3, 0, 2))]
@@ -417,11 +420,13 @@ def test_attributes_and_actions_are_those_of_the_one_named() -> None:
         else:
             who = [a for a in scene.actors if fits(a, words(named[3]))]
         assert len(who) == 1 and q.answer == getattr(who[0], named[1])
+        assert q.about is not None and scene.actors[q.about] is who[0]
     for scene, q in qa("action"):
         named = re.fullmatch(rf"what does the ({_DESC}) do\?", q.query)
         assert named, q.query
         (actor,) = [a for a in scene.actors if fits(a, words(named[1]))]
         assert [e.action for e in actor.events] == [MEANING[q.answer]]
+        assert q.about is not None and scene.actors[q.about] is actor
 
 
 def overlap(one: Event, other: Event) -> float:

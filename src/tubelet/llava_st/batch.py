@@ -40,13 +40,12 @@ class Batch:
     n_questions: int
 
     def to(self, device: torch.device | str) -> Batch:
-        truth = SpaceTruth(**{n: getattr(self.truth, n).to(device) for n in SpaceTruth.__slots__})
         return replace(
             self,
             rows=self.rows.to(device),
             pixels=self.pixels.to(device),
             positions=self.positions.to(device),
-            truth=truth,
+            truth=self.truth.to(device),
             dense=None if self.dense is None else self.dense.to(device),
         )
 

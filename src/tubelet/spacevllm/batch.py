@@ -13,7 +13,7 @@ import torch
 from tubelet.spacevllm.config import SpaceVLLMConfig
 from tubelet.spacevllm.dense import DenseTruth, dense_truth
 from tubelet.spacevllm.loss import SpaceTruth
-from tubelet.spacevllm.pack import Packed, Suffix, pack
+from tubelet.spacevllm.pack import ANY_FRAME, NO_FRAME, Packed, Suffix, pack
 from tubelet.spacevllm.prompts import (
     Prefix,
     PromptLayout,
@@ -39,16 +39,12 @@ class Batch:
     replaced: int = 0  # samples that stand in for broken ones (of files)
 
     def to(self, device: torch.device | str) -> Batch:
-        names = SpaceTruth.__slots__
-        truth = self.truth
-        if truth is not None:
-            truth = SpaceTruth(**{name: getattr(truth, name).to(device) for name in names})
         dense = None if self.dense is None else self.dense.to(device)
         return replace(
             self,
             packed=self.packed.to(device),
             pixels=self.pixels.to(device),
-            truth=truth,
+            truth=None if self.truth is None else self.truth.to(device),
             dense=dense,
             times_s=None if self.times_s is None else self.times_s.to(device),
         )
@@ -108,6 +104,8 @@ def _suffix(sample: Sample, k: int, config: SpaceVLLMConfig, layout: PromptLayou
     frames: tuple[int, ...] = ()
     if named is not None and config.snap_answers and question.present and question.task in ("stvg", "tvg"):
         frames = _told_frames(ids, named, sample, config, tokenizer)
+    elif question.about is not None:
+        frames = (ANY_FRAME,) * (len(ids) - len(layout.end)) + (NO_FRAME,) * len(layout.end)
     return Suffix(tuple(encode_query(tokenizer, words)), layout.tail, ids, frames)
 
 
@@ -127,7 +125,7 @@ def _told_frames(
 
 
 def _truth(samples: Sequence[Sample], n_frames: int) -> SpaceTruth:
-    rows: dict[str, list[npt.NDArray[Any]]] = {"boxes": [], "has": [], "active": [], "mask": []}
+    rows: dict[str, list[npt.NDArray[Any]]] = {"boxes": [], "has": [], "active": [], "mask": [], "about": []}
     flags: list[tuple[bool, bool, bool]] = []
     for sample in samples:
         n = len(sample.times_s)
@@ -136,6 +134,8 @@ def _truth(samples: Sequence[Sample], n_frames: int) -> SpaceTruth:
             rows["boxes"].append(np.pad(_to_cxcywh(question.boxes_xyxy), (pad, (0, 0))))
             rows["has"].append(np.pad(question.has_box, pad))
             rows["active"].append(np.pad(question.active, pad))
+            about = np.zeros(n, dtype=bool) if question.about is None else question.about
+            rows["about"].append(np.pad(about, pad))
             rows["mask"].append(np.pad(np.ones(n, dtype=bool), pad))
             grounded = question.task in ("stvg", "tvg", "svg", "rec")
             flags.append((question.task in ("stvg", "tvg"), question.present, grounded))
@@ -148,6 +148,7 @@ def _truth(samples: Sequence[Sample], n_frames: int) -> SpaceTruth:
         present=flag[:, 1],
         judged=flag[:, 2],
         frame_mask=torch.from_numpy(np.stack(rows["mask"])),
+        about=torch.from_numpy(np.stack(rows["about"])),
     )
 
 

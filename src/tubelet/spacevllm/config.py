@@ -80,6 +80,8 @@ class SpaceVLLMConfig:
         its folder says (`llava_next`), and "one" where it says nothing.
     pool: how a frame's patches become visual tokens: "bilinear" (27 x 27 to 14 x 14), "average" or "max" (13 x 13);
         "base": as the base was trained, "bilinear" where it says nothing.
+    weigh_answers: where answers name sampled frames, read the span with the highest expected overlap over all of them
+        (`answer_tree`) instead of the one that is written greedily (our addition).
     words: rows of the vocabulary that may be written in answers: the rows after them are padding or placeholders of a
         published base, which were never trained as words (0: all rows; a base that says so sets it).
     """
@@ -100,6 +102,7 @@ class SpaceVLLMConfig:
     newline: str = "base"
     pool: str = "base"
     words: int = 0
+    weigh_answers: bool = True
 
     def __post_init__(self) -> None:
         for name, options in (

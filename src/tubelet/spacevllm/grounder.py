@@ -19,6 +19,14 @@ import torch
 from tubelet import __version__
 from tubelet.errors import ModelError, QueryError, TubeletError
 from tubelet.frames import Clip, FrameGrid
+from tubelet.spacevllm.answer_tree import (
+    AnswerTree,
+    FloatArray,
+    best_overlap,
+    common_beginning,
+    likely_starts,
+    make_tree,
+)
 from tubelet.spacevllm.batch import normalise
 from tubelet.spacevllm.checkpoint import Bundle
 from tubelet.spacevllm.domain import Domain, domain_note
@@ -32,6 +40,7 @@ from tubelet.spacevllm.prompts import (
     make_prefix,
     parse_span,
     question_text,
+    time_answers,
 )
 from tubelet.spacevllm.readout import FrameReading, calibrated, make_tube, read_span
 from tubelet.tube import TASKS, Prediction, Span, Tube
@@ -207,8 +216,12 @@ class SpaceVLLMGrounder:
         for lo in range(0, len(jobs), PACK_LIMIT):
             part = jobs[lo : lo + PACK_LIMIT]
             start = time.perf_counter()
+            questions = [ids for _, _, ids in part]
             wants_text = task in ("stvg", "tvg") and reader != "activity"
-            asked = self._ask(state, [ids for _, _, ids in part], wants_text)
+            weighs = wants_text and self.config.snap_answers and self.config.weigh_answers
+            asked = self._ask(state, questions, wants_text and not weighs)
+            if weighs:
+                asked = replace(asked, answers=self._weigh(state, questions))
             each = (time.perf_counter() - start) / len(part)
             for row, (k, text, _) in enumerate(part):
                 out[k] = self._read(state, asked, row, text, task, spans[k], reader, each)
@@ -256,6 +269,32 @@ class SpaceVLLMGrounder:
             layout.end[0],
         )
         return asked
+
+    def _weigh(self, state: EncodedVideo, questions: list[list[int]]) -> list[list[int]]:
+        """The answer to each question whose span has the highest expected overlap, among all that name two frames."""
+        layout, grid = self.bundle.layout, state.grid
+        answers, absent = time_answers(self.config, self.bundle.tokenizer, grid.times_s)
+        absent = [*absent, *layout.end]
+        starts = [common_beginning(row) for row in answers]
+        edges = grid.cell_edges_s()
+
+        def scores(question: list[int], tree: AnswerTree) -> FloatArray:
+            found = self.model.answer_scores(state.prefix, [*question, *layout.tail], tree)
+            return tree.total(found.double().cpu().numpy())
+
+        first = make_tree([*starts, absent])
+        out = []
+        for question in questions:
+            of_starts = scores(question, first)
+            if of_starts[-1] > np.logaddexp.reduce(of_starts[:-1]):
+                out.append(absent[:-1])
+                continue
+            pairs = [(i, j) for i in likely_starts(of_starts[:-1]) for j in range(i, len(grid.times_s))]
+            ended = make_tree([[*answers[i][j], *layout.end] for i, j in pairs])
+            spans_s = np.array([(edges[i], edges[j + 1]) for i, j in pairs])
+            i, j = pairs[best_overlap(scores(question, ended), spans_s)[0]]
+            out.append(answers[i][j])
+        return out
 
     def _text(self, ids: Sequence[int]) -> str:
         text: str = self.bundle.tokenizer.decode(ids, skip_special_tokens=True)

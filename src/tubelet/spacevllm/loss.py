@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from tubelet.spacevllm.decoder import DecoderOutput, cxcywh_to_xyxy
+from tubelet.spacevllm.pack import ANY_FRAME
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,7 @@ class LossWeights:
     cells: float = 1.0
     seen: float = 0.5
     doing: float = 1.0
+    looks: float = 0.0  # of `looking`: attention of the answer's words
 
 
 def giou(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -64,7 +66,8 @@ class SpaceTruth:
     """Truth of Q questions over T frames.
 
     boxes_cxcywh (Q, T, 4), has_box (Q, T); active (Q, T) with timed (Q,): whether activity is to be learnt;
-    present (Q,) with judged (Q,): whether presence is; frame_mask (Q, T): real frames.
+    present (Q,) with judged (Q,): whether presence is; frame_mask (Q, T): real frames. about (Q, T): frames whose box
+    is that of the thing a question in words is about (`pointing_loss` only); None: no such question.
     """
 
     boxes_cxcywh: torch.Tensor
@@ -74,6 +77,11 @@ class SpaceTruth:
     present: torch.Tensor
     judged: torch.Tensor
     frame_mask: torch.Tensor
+    about: torch.Tensor | None = None
+
+    def to(self, device: torch.device | str) -> SpaceTruth:
+        parts = {name: getattr(self, name) for name in self.__slots__}
+        return SpaceTruth(**{name: None if part is None else part.to(device) for name, part in parts.items()})
 
 
 def text_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -160,18 +168,24 @@ def pointing_loss(
 ) -> torch.Tensor:
     """Which cell of which frame does a word name? (our addition): logits (A, T, K), of questions and frames (A,).
 
-    Cross-entropy over all cells of all frames against those that the target covers in that frame; words about a
-    frame in which it has no box count nothing.
+    Cross-entropy over all cells of all frames against those that the target covers in that frame, or, for ANY_FRAME,
+    in all frames that show what the question is about; words about a frame in which it has no box count nothing.
     """
-    known = truth.has_box[question, frame]
+    at = torch.arange(truth.has_box.shape[1], device=frame.device)
+    frames = (at == frame[:, None]) & truth.has_box[question]  # (A, T): where the word points to
+    if truth.about is not None:
+        frames = frames | (truth.about[question] & (frame == ANY_FRAME)[:, None])
+    known = frames.any(-1)
     if not known.any():
         return logits.sum() * 0.0
-    logits, question, frame = logits[known].float(), question[known], frame[known]
-    cells = cell_targets(truth.boxes_cxcywh[question, frame], logits.shape[-1]).clamp_min(1e-6)
+    logits, question, frames = logits[known].float(), question[known], frames[known]
+    cells = torch.zeros_like(logits)
+    row, frame = frames.nonzero(as_tuple=True)
+    shares = cell_targets(truth.boxes_cxcywh[question[row], frame], logits.shape[-1])
+    cells[row, frame] = shares.clamp_min(1e-6).to(cells.dtype)
     scores = logits.masked_fill(~truth.frame_mask[question][..., None], -1e4)
-    chances = scores.flatten(1).log_softmax(-1).unflatten(-1, logits.shape[1:])
-    rows = torch.arange(len(frame), device=logits.device)
-    return -(cells / cells.sum(-1, keepdim=True) * chances[rows, frame]).sum(-1).mean()
+    chances = scores.flatten(1).log_softmax(-1)
+    return -(cells / cells.sum((-2, -1), keepdim=True)).flatten(1).mul(chances).sum(-1).mean()
 
 
 def _mean_bce(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -196,4 +210,5 @@ def total_loss(parts: dict[str, torch.Tensor], weights: LossWeights) -> torch.Te
         + weights.cells * parts.get("cells", zero)
         + weights.seen * parts.get("seen", zero)
         + weights.doing * parts.get("doing", zero)
+        + weights.looks * parts.get("looks", zero)
     )

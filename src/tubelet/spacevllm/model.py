@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -23,11 +24,13 @@ from transformers.cache_utils import DynamicCache
 
 from tubelet.motion import MotionLayer, grid_side
 from tubelet.packed import mask_for, read_packed, suffix_mask
+from tubelet.spacevllm.answer_tree import AnswerTree
 from tubelet.spacevllm.config import SpaceVLLMConfig
 from tubelet.spacevllm.decoder import DecoderOutput, SpaceDecoder
 from tubelet.spacevllm.dense import DoingHead, SeenHead
+from tubelet.spacevllm.looking import attention_of
 from tubelet.spacevllm.match import Match
-from tubelet.spacevllm.pack import Packed
+from tubelet.spacevllm.pack import NO_FRAME, Packed
 
 VISION_CHUNK = 32  # frames per pass of the vision tower in inference: bounds memory, changes no number
 
@@ -45,6 +48,7 @@ class TrainOutput:
     )
     named_logits: torch.Tensor | None = None  # (A', T, K): which cell does an answer's word name?
     clock_logits: torch.Tensor | None = None  # (N, K, 30): digits of each frame's time
+    looks: torch.Tensor | None = None  # (A', T, K): attention of an answer's words, where it is taught
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,11 +169,14 @@ class SpaceVLLM(nn.Module):  # type: ignore[misc]
 
     # --- training --------------------------------------------------------------------------------
 
-    def forward(self, packed: Packed | None, pixels: torch.Tensor, only_motion: bool = False) -> TrainOutput:
+    def forward(
+        self, packed: Packed | None, pixels: torch.Tensor, only_motion: bool = False, looks: bool = False
+    ) -> TrainOutput:
         """packed: B rows, Q questions; pixels: (N, 3, S, S) all real frames, row after row.
 
         Without `packed` only the vision tower runs, and only `seen_logits` come out; without questions in it
         only `seen_logits` and `doing_logits`. only_motion: not even the LLM runs, the motion layers are the last.
+        looks: also the attention of the answers' words (`looking`), in the layer behind the middle one.
         """
         features = self.frame_features(pixels)
         seen = self.seen_head(features) if self.config.dense_attributes else None
@@ -198,13 +205,20 @@ class SpaceVLLM(nn.Module):  # type: ignore[misc]
         decoded = self.decode(_gather(hidden, packed.query_at), looked, hidden, packed)
         logits = self.base.lm_head(hidden[packed.answer_row, packed.answer_at])
         out = TrainOutput(decoded, logits, seen_logits=seen, doing_logits=doing)
-        return out if inner is None else self._matched(out, inner, packed)
+        if inner is None:
+            return out
+        if looks:
+            named = packed.answer_frame != NO_FRAME
+            at = packed.answer_row[named], packed.answer_at[named]
+            lm = self.base.model.language_model
+            out = replace(out, looks=attention_of(lm, self.config.mid_layer, inner, packed, *at))
+        return self._matched(out, inner, packed)
 
     def _matched(self, out: TrainOutput, inner: torch.Tensor, packed: Packed) -> TrainOutput:
         """With what the middle layer says: its words against its visual tokens."""
         row, visual = packed.question_row, _gather(inner, packed.visual_at)
         last = packed.text_at.gather(1, packed.text_mask.sum(1, keepdim=True) - 1)[:, 0]
-        named = packed.answer_frame >= 0
+        named = packed.answer_frame != NO_FRAME
         at = packed.answer_row[named], packed.answer_at[named]
         return replace(
             out,
@@ -275,6 +289,29 @@ class SpaceVLLM(nn.Module):  # type: ignore[misc]
             cache, hidden[starts + lengths - 1], segment, state.length, lengths, max_new_tokens, end_token
         )
         return Asked(decoded, answers, logprobs)
+
+    @torch.no_grad()  # type: ignore[untyped-decorator]
+    def answer_scores(self, state: PrefixState, suffix: Sequence[int], tree: AnswerTree) -> torch.Tensor:
+        """Log-probabilities (N,) of a tree's tokens as answers to one question (ids of question + tail)."""
+        device, n = state.query.device, len(suffix)
+        ids = torch.tensor([*suffix, *tree.ids.tolist()], device=device)[None]
+        position = torch.cat([torch.arange(n), n + torch.from_numpy(tree.depth)]).to(device) + state.length
+        mask = torch.ones(ids.shape[1], state.length + ids.shape[1], dtype=torch.bool, device=device)
+        mask[:n, state.length :].tril_()
+        mask[n:, state.length + n :] = torch.from_numpy(tree.sees()).to(device)
+        embeds = self.base.get_input_embeddings()(ids)
+        hidden = self.base.model.language_model(
+            inputs_embeds=embeds,
+            attention_mask=mask_for(self.base.model.language_model, mask[None, None], embeds.dtype),
+            position_ids=position[None],
+            past_key_values=DynamicCache(state.cache),  # the state stays as it is
+            use_cache=True,
+        ).last_hidden_state[0]
+        before = torch.from_numpy(np.where(tree.parent < 0, n - 1, n + tree.parent)).to(device)
+        logits = self.base.lm_head(hidden[before]).float()
+        if self.config.words:
+            logits[:, self.config.words :] = -torch.inf
+        return logits.log_softmax(-1).gather(1, ids[0, n:, None])[:, 0]
 
     def _decode_asked(
         self, state: PrefixState, hidden: torch.Tensor, starts: torch.Tensor, question_lengths: Sequence[int]

@@ -16,13 +16,14 @@ import torch
 from tubelet.spacevllm.prompts import Prefix
 
 IGNORE = -100
+NO_FRAME, ANY_FRAME = -1, -2  # what an answer token is about: nothing, or a thing wherever it is seen
 
 
 @dataclass(frozen=True, slots=True)
 class Suffix:
     """One question: ids of its words, of the turn's tail, and (in training) of answer and end token.
 
-    answer_frame: of each answer token, the frame whose time it tells, -1 for none; () where nothing is known.
+    answer_frame: of each answer token, the frame whose time it tells, NO_FRAME or ANY_FRAME; () where nothing is known.
     """
 
     question: tuple[int, ...]
@@ -42,7 +43,7 @@ class Packed:
     segment: 0 in the prefix, k in the row's k-th suffix, -1 in padding.
     newline_at: the base's newline tokens, -1 where a row has fewer (N = 1 but for `SpaceVLLMConfig.newline`).
     answer_row/answer_at/answer_ids: (A,) the positions whose next token is an answer token, and that token;
-    answer_question: its question; answer_frame: the frame whose time it tells, or -1.
+    answer_question: its question; answer_frame: the frame whose time it tells, NO_FRAME or ANY_FRAME.
     """
 
     ids: torch.Tensor  # (B, L)
@@ -100,7 +101,7 @@ def pack(prefixes: Sequence[Prefix], suffixes: Sequence[Sequence[Suffix]], pad_i
             question_row.append(b)
             texts.append(np.arange(at, at + len(suffix.question)))
             first = at + len(suffix.question) + len(suffix.tail) - 1
-            frames = suffix.answer_frame or (-1,) * len(suffix.answer)
+            frames = suffix.answer_frame or (NO_FRAME,) * len(suffix.answer)
             told = zip(suffix.answer, frames, strict=True)
             answers += [(b, first + j, token, len(texts) - 1, f) for j, (token, f) in enumerate(told)]
             at += len(words)

@@ -93,6 +93,18 @@ def seconds(config: SpaceVLLMConfig, time_s: float) -> str:
     return f"{time_s:.{config.time_decimals}f}s"
 
 
+def time_answers(
+    config: SpaceVLLMConfig, tokenizer: Any, times_s: npt.NDArray[np.float64]
+) -> tuple[list[list[list[int]]], list[int]]:
+    """Ids of every answer that names two of T frames' times, [T][T] (also those in the wrong order, which nobody should
+    write), and of the answer that it is not there; without the end of the turn."""
+    named = [
+        [encode(tokenizer, answer_text(config, "tvg", (float(a), float(b)), True)) for b in times_s]
+        for a in times_s
+    ]
+    return named, encode(tokenizer, answer_text(config, "tvg", None, False))
+
+
 def snapped(span: Span, times_s: npt.NDArray[np.float64]) -> tuple[float, float]:
     """The times of the first and the last sampled frame inside the span (the nearest one, if none is).
 

@@ -27,6 +27,7 @@ from tubelet.spacevllm.config import SpaceVLLMConfig
 from tubelet.spacevllm.dense import doing_loss, seen_loss
 from tubelet.spacevllm.domain import save_domain
 from tubelet.spacevllm.item_rows import sample_stream
+from tubelet.spacevllm.looking import looking_loss
 from tubelet.spacevllm.loss import (
     edge_loss,
     middle_loss,
@@ -36,6 +37,7 @@ from tubelet.spacevllm.loss import (
     total_loss,
 )
 from tubelet.spacevllm.match import clock_loss
+from tubelet.spacevllm.pack import NO_FRAME
 from tubelet.training.loop import STAGE_OFFSET, Job
 from tubelet.training.lora import add_lora, merged
 from tubelet.training.recipe import ItemList, Recipe, Stage
@@ -85,7 +87,12 @@ def make_job(recipe: Recipe) -> Job:
 
     def loss(model: torch.nn.Module, batch: Batch, stage: Stage) -> tuple[torch.Tensor, dict[str, Any], int]:
         pixels = normalise(batch.pixels, bundle.pixel_mean, bundle.pixel_std)
-        out = model(None if stage.train == "vision" else batch.packed, pixels, stage.train == "motion")
+        out = model(
+            None if stage.train == "vision" else batch.packed,
+            pixels,
+            stage.train == "motion",
+            stage.losses.looks > 0,
+        )
         parts: dict[str, Any] = {}
         if batch.truth is not None:
             parts = space_losses(out.decoder, batch.truth)
@@ -93,11 +100,13 @@ def make_job(recipe: Recipe) -> Job:
         if out.middle_logits is not None and batch.truth is not None:
             parts["middle"] = middle_loss(out.middle_logits[:, 0], batch.truth)
             parts["edges"] = edge_loss(out.middle_logits[:, 1:], batch.truth)
-            told, packed = batch.packed.answer_frame >= 0, batch.packed
+            told, packed = batch.packed.answer_frame != NO_FRAME, batch.packed
             parts["named"] = pointing_loss(
                 out.named_logits, batch.truth, packed.answer_question[told], packed.answer_frame[told]
             )
             parts["clock"] = clock_loss(out.clock_logits, batch.times_s)
+            if out.looks is not None:
+                parts["looks"] = looking_loss(out.looks, batch.truth, packed.answer_question[told])
         if batch.dense is not None and out.seen_logits is not None:
             parts["seen"] = seen_loss(out.seen_logits, bundle.model.config.dense_attributes, batch.dense)
         if batch.dense is not None and out.doing_logits is not None:

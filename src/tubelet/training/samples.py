@@ -6,7 +6,7 @@ exactly what an uninterrupted one would have seen.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,7 +27,8 @@ class Target:
     """One question and its truth on the sample's T frames.
 
     boxes_xyxy (T, 4) fractions; has_box (T,) frames whose box is learnt; active (T,) frames in the span;
-    given_box: a box that is asked about; phrases: parts of the answer with the box of each.
+    given_box: a box that is asked about; phrases: parts of the answer with the box of each. about (T,): frames that
+    show what a question in words is about, at boxes_xyxy (training may tell a model where to look; no box is asked).
     """
 
     task: str
@@ -42,6 +43,7 @@ class Target:
     learn_answer: bool = True  # False: only boxes, activity and presence are learnt from it
     given_box: tuple[float, float, float, float] | None = None
     phrases: tuple[tuple[str, tuple[float, float, float, float]], ...] = ()
+    about: npt.NDArray[np.bool_] | None = None
 
 
 POSE = 3
@@ -87,6 +89,7 @@ class WorldMix:
     sampling: frames at "centres" of equal parts, or at the "ends": the first and the last frame of the video are in;
     box_frames: "span" (paper: boxes are learnt inside the true span) or "visible" (wherever it is seen);
     window: fraction of the video that is seen, at a random place; below 1 a question's event may lie outside;
+    yes_no_rate: fraction of stvg and rec questions that are asked as "is it true?", for models that answer in words;
     answer_rate: fraction of grounding questions whose answer text is learnt too (text tokens cost the most).
     """
 
@@ -103,6 +106,7 @@ class WorldMix:
     max_actors: int = 4
     window: float = 1.0
     seed: int = 0
+    yes_no_rate: float = 0.0
 
     def __post_init__(self) -> None:
         if self.kind not in ("image", "moment", "video", "screens"):
@@ -155,7 +159,11 @@ def world_batch(mix: WorldMix, step: int, split: str = "train") -> list[Sample]:
                 times_s=t,
                 duration_s=scene.duration_s,
                 questions=tuple(
-                    world_target(scene, q, t, mix.box_frames, bool(rng.random() < mix.answer_rate))
+                    _as_asked(
+                        world_target(scene, q, t, mix.box_frames, bool(rng.random() < mix.answer_rate)),
+                        mix,
+                        rng,
+                    )
                     for q in questions
                 ),
                 is_image=mix.kind != "video",
@@ -203,6 +211,12 @@ def world_target(
     if question.actor is not None and question.task in ("stvg", "svg", "tvg", "rec", "elc"):
         all_boxes, all_visible = scene.boxes_at(times_s)
         boxes, visible = all_boxes[question.actor], all_visible[question.actor]
+    about = None
+    if question.about is not None:
+        all_boxes, all_visible = scene.boxes_at(times_s)
+        boxes, about = all_boxes[question.about], all_visible[question.about]
+        if question.kind == "where":  # "at the start"
+            about = about & (np.arange(len(times_s)) == 0)
     inside = visible if question.span is None or box_frames == "visible" else visible & active
     return Target(
         task=question.task,
@@ -217,6 +231,31 @@ def world_target(
         learn_answer=learn_answer or question.task not in ("stvg", "tvg", "svg", "rec"),
         given_box=question.given_box,
         phrases=_phrases(scene, question),
+        about=about,
+    )
+
+
+def _as_asked(target: Target, mix: WorldMix, rng: np.random.Generator) -> Target:
+    """The question as it is, or as one to be answered with yes or no; sentences that ask something stay."""
+    if not mix.yes_no_rate or rng.random() >= mix.yes_no_rate:
+        return target
+    if target.task not in ("stvg", "rec") or "?" in target.query:
+        return target
+    from tubelet.world.tasks import as_yes_no
+
+    about = target.has_box & target.active if target.span is not None else target.has_box
+    return replace(
+        target,
+        task="qa",
+        kind="yes_no",
+        query=as_yes_no(target.query),
+        answer="yes" if target.present else "no",
+        has_box=np.zeros_like(target.has_box),
+        active=np.zeros_like(target.active),
+        span=None,
+        present=True,
+        about=about if about.any() else None,
+        learn_answer=True,
     )
 
 

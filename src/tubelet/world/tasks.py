@@ -49,7 +49,7 @@ class Question:
     actor: index of the target, None where nothing is boxed (absent targets, tvg about light, text tasks).
     span: the true span (also the given one, for svg and tr). present: False when it is true of nothing.
     answer: text of the answer for text tasks. given_box: for reg and elc. phrases: for dgc, (text, actor).
-    kind: how the question was made, for breakdowns in reports.
+    kind: how the question was made, for breakdowns in reports. about: the one actor that a qa answer is about.
     """
 
     task: str
@@ -62,6 +62,7 @@ class Question:
     given_box: tuple[float, float, float, float] | None = None
     phrases: tuple[tuple[str, int], ...] = ()
     tags: dict[str, Any] = field(default_factory=dict)
+    about: int | None = None
 
 
 VIDEO_TASKS = ("stvg", "svg", "tvg", "elc", "tr", "qa")
@@ -329,21 +330,30 @@ def _qa(scene: Scene, rng: np.random.Generator) -> Question | None:
             does = str(rng.choice(ACTION_WORDS[event.action]))
             if rng.random() < 0.5:
                 return Question(
-                    "qa", f"what colour is the thing that {does}?", "attribute", answer=actor.colour
+                    "qa", f"what colour is the thing that {does}?", "attribute", answer=actor.colour, about=a
                 )
-            return Question("qa", f"what shape is the thing that {does}?", "attribute", answer=actor.shape)
+            return Question(
+                "qa", f"what shape is the thing that {does}?", "attribute", answer=actor.shape, about=a
+            )
     if moving and draw < 0.95:
         a, event = moving[int(rng.integers(len(moving)))]
         look = full_look(scene.actors[a], with_size=False)
         if len(matches(scene, Phrase(look))) == 1 and len(scene.actors[a].events) == 1:
             return Question(
-                "qa", f"what does the {look.say()} do?", "action", answer=ACTION_WORDS[event.action][0]
+                "qa",
+                f"what does the {look.say()} do?",
+                "action",
+                answer=ACTION_WORDS[event.action][0],
+                about=a,
             )
-    actor = scene.actors[int(rng.integers(len(scene.actors)))]
+    a = int(rng.integers(len(scene.actors)))
+    actor = scene.actors[a]
     if sum(o.shape == actor.shape for o in scene.actors) == 1:
-        return Question("qa", f"what colour is the {actor.shape}?", "attribute", answer=actor.colour)
+        return Question("qa", f"what colour is the {actor.shape}?", "attribute", answer=actor.colour, about=a)
     if sum(o.colour == actor.colour for o in scene.actors) == 1:
-        return Question("qa", f"what shape is the {actor.colour} thing?", "attribute", answer=actor.shape)
+        return Question(
+            "qa", f"what shape is the {actor.colour} thing?", "attribute", answer=actor.shape, about=a
+        )
     return None
 
 
@@ -351,25 +361,33 @@ def _yes_no(scene: Scene, rng: np.random.Generator) -> Question | None:
     """Half of the answers are yes; a no is one word away from a yes."""
     if rng.random() < 0.5:
         asked = _referring_any(scene, rng)
-        return None if asked is None else Question("qa", _as_yes_no(asked), "yes_no", answer="yes")
+        if asked is None:
+            return None
+        sentence, about = asked
+        return Question("qa", as_yes_no(sentence), "yes_no", answer="yes", about=about)
     absent = _absent(scene, rng, "rec" if rng.random() < 0.5 else "stvg")
     if absent is None or "?" in absent.query:
         return None
-    return Question("qa", _as_yes_no(absent.query), "yes_no", answer="no")
+    return Question("qa", as_yes_no(absent.query), "yes_no", answer="no")
 
 
-def _referring_any(scene: Scene, rng: np.random.Generator) -> str | None:
-    actor = scene.actors[int(rng.integers(len(scene.actors)))]
+def _referring_any(scene: Scene, rng: np.random.Generator) -> tuple[str, int | None] | None:
+    """A sentence that is true of something, and of what, where it is one thing only."""
+    a = int(rng.integers(len(scene.actors)))
+    actor = scene.actors[a]
     look = shortened(full_look(actor, with_size=False), rng)
     if look == Look():
         return None
     events = [e for e in actor.events if e.target is None]
+    phrase = Phrase(look)
     if events and rng.random() < 0.6:
-        return say(Phrase(look, events[int(rng.integers(len(events)))].action), rng)
-    return say(Phrase(look), rng)
+        phrase = Phrase(look, events[int(rng.integers(len(events)))].action)
+    only = {match.actor for match in matches(scene, phrase)} == {a}
+    return say(phrase, rng), a if only else None
 
 
-def _as_yes_no(sentence: str) -> str:
+def as_yes_no(sentence: str) -> str:
+    """The question whether a sentence is true of the video (or picture)."""
     return (
         f"is it true: {sentence}?" if any(w in sentence for w in _ACTION_TEXTS) else f"do you see {sentence}?"
     )
@@ -398,4 +416,5 @@ def _where(scene: Scene, rng: np.random.Generator) -> Question | None:
         else f"where is the {look.say()} at the start?",
         "where",
         answer=f"{row} {column}",
+        about=a,
     )
