@@ -6,21 +6,30 @@
 One random LLaVA-OneVision, 20 frames of noise, one sentence with two sub-queries, eight tracks. 36 tokens a frame are
 720 visual tokens (the published setting), 196 are 3,920 (the model's own).
 
-published  as the public code runs it, restated: for each of spatial, reversed and temporal, every epoch generates
-           ten words for the sub-query and ten for the general prompt, each with a forward of its own over the whole
-           prompt, eager attention and a graph of everything; then generates five words for each question with the
-           maps of all layers, stacks them and takes one row. The video is encoded once for space and once for time.
-           Weights keep requires_grad, as the public code leaves them: no gradient of a weight is computed, but what
-           it would need is kept. The graph ends where the sub-query's gradient is known (the public code keeps two).
+published  as the public code runs it, restated from notes on it:
+           - space, reversed and time are tuned one after the other; every epoch generates ten words for the sub-query
+             and ten for the general prompt, each a forward of its own over the whole prompt with a graph of
+             everything. The scores of all ten are returned and the first are used, so the graphs of all live so long;
+           - both graphs of an epoch are kept (retain_graph), as a plain loop keeps them: until the next epoch's loss
+             takes their place;
+           - then each question generates again, for its map: five words in space, ten in time, 142 words' steps in
+             all for two epochs. The maps of all layers are kept of every step; those of the prompt are stacked and
+             concatenated (three copies at once), rows of all words after the video are cut out, layers and heads
+             averaged, one row taken;
+           - attention is eager everywhere. The video is encoded once for space and once for time, and questions are
+             laid out and embedded anew for each forward. On a GPU the allocator is emptied after each forward;
+           - weights keep requires_grad: no gradient of a weight is computed, but what it would need is kept;
+           - the step with its average is written out again here, not taken from `tubelet.zeroshot.reattention`.
 ours       `tubelet.zeroshot.method.choose` with the same settings: one prefix for all questions, packed, no words, no
            maps, the first epoch of space and time in one graph, no layer further than needed. It saves most of the
            last layer and, of a map, the layers behind those that are read: the more, the fewer layers there are.
 
-Left out on both sides: decoding the video, masks, scores. Left out of "published": loading the model three times,
-emptying the allocator after each forward, and scoring with masks of full size. Each side runs in a process of its own,
-in turns; times are medians of them. Memory is the peak of the resident set (of torch's allocator on a GPU) above what
-was in use after the model was loaded, and the video encoded once to load what is loaded late. "second" is the cheap
-mode's second sentence on a video that was read, as part of the first one's time (encoding included).
+Left out on both sides: decoding the video, masks, scores of masks at full size (they would weigh as much as a small
+model). Left out of "published": loading the model three times (once a run, not a query), what `generate` does beside
+the model, and logits of other positions than the last. Each side runs in a process of its own, in turns; times are
+medians of them. Memory is the peak of the resident set (of torch's allocator on a GPU) above what was in use after the
+model was loaded, and the video encoded once to load what is loaded late. "second" is the cheap mode's second sentence
+on a video that was read, as part of the first one's time (encoding included).
 """
 
 from __future__ import annotations
@@ -42,7 +51,8 @@ from attention_rows import timed as timed_by_wall
 
 _clock: dict[str, bool] = {"processor": False}
 SENTENCE = "the red circle that spins and moves down"
-FRAMES, TUNING_WORDS, READING_WORDS = 20, 10, 5
+FRAMES = 20
+TUNING_WORDS, SPACE_WORDS, TIME_WORDS = 10, 5, 10  # written for a step, for a map of space, for one of time
 
 
 def timed(call: Callable[[], Any], device: str) -> tuple[float, float, Any]:
@@ -127,8 +137,8 @@ class Published:
 
     def generate(
         self, visual: Any, text: str, delta: Any, words: int, maps: bool
-    ) -> tuple[Any, tuple[Any, ...]]:
-        """Logits of the first word, and the maps of the prompt; further words are written and thrown away."""
+    ) -> tuple[list[Any], list[tuple[Any, ...]]]:
+        """Scores (V,) of each word, and the maps of each step: (1, H, N, N) per layer, then (1, H, 1, N + k)."""
         import torch
 
         layout = self.mllm.prompt(visual, text)
@@ -136,56 +146,74 @@ class Published:
         where = torch.from_numpy(np.concatenate([layout.visual, layout.trailing])).to(self.mllm.device)
         tokens = (visual.tokens.float() + delta).to(self.mllm.dtype)
         embed = self.mllm.model.get_input_embeddings()
-        out = self.lm(
-            inputs_embeds=embed(ids).index_copy(0, where, tokens)[None],
-            use_cache=True,
-            output_attentions=maps,
-        )
-        first = self.head(out.last_hidden_state[:, -1:])
-        kept, scores = out.attentions if maps else (), first
-        for _ in range(words - 1):
-            out = self.lm(
-                inputs_embeds=embed(scores.argmax(-1)),
-                past_key_values=out.past_key_values,
-                use_cache=True,
-                output_attentions=maps,
-            )
-            scores = self.head(out.last_hidden_state[:, -1:])
-        return first[0, 0].float(), kept
+        given, cache = embed(ids).index_copy(0, where, tokens)[None], None
+        scores: list[Any] = []
+        steps: list[tuple[Any, ...]] = []
+        for _ in range(words):
+            out = self.lm(inputs_embeds=given, past_key_values=cache, use_cache=True, output_attentions=maps)
+            cache = out.past_key_values
+            scores.append(self.head(out.last_hidden_state[0, -1]).float())
+            if maps:
+                steps.append(out.attentions)
+            given = embed(scores[-1].argmax()[None, None])
+        if self.mllm.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return scores, steps
 
-    def tuned_map(self, visual: Any, sub_query: str) -> Any:
+    def gap(self, visual: Any, text: str, delta: Any) -> Any:
+        """Logit of yes minus that of no, of the first of ten words."""
+        from tubelet.zeroshot.reattention import yes_no_ids
+
+        (yes,), (no,) = yes_no_ids(self.mllm.tokenizer, "exact")
+        scores, _ = self.generate(visual, text, delta, TUNING_WORDS, False)
+        return scores[0][yes] - scores[0][no]
+
+    def tune(self, visual: Any, sub_query: str) -> Any:
+        """The prompt in force after all epochs: steps on the newer one, the mean of the last two is used."""
         import torch
 
-        from tubelet.zeroshot.reattention import gap, tune, yes_no_ids
+        share = self.settings.averaging
+        newer = torch.zeros(visual.tokens.shape, dtype=torch.float32, device=visual.tokens.device)
+        older = None
+        for _ in range(self.settings.epochs):
+            newer = newer.detach().requires_grad_()
+            delta = newer if older is None else share * newer + (1 - share) * older
+            positive = self.gap(visual, sub_query, delta)
+            loss = 1 - (positive - self.gap(visual, self.settings.general, delta))
+            (gradient,) = torch.autograd.grad(loss, newer, retain_graph=True)
+            older, newer = newer.detach(), newer.detach() - self.settings.rate * gradient
+        return newer if older is None else share * newer + (1 - share) * older
 
-        yes, no = yes_no_ids(self.mllm.tokenizer, self.settings.yes_no)
+    def tuned_map(self, visual: Any, sub_query: str, words: int) -> Any:
+        import torch
 
-        def gaps_of(delta: Any) -> Any:
-            asked = (self.settings.general, sub_query)
-            return torch.stack(
-                [gap(self.generate(visual, q, delta, TUNING_WORDS, False)[0], yes, no) for q in asked]
-            )
-
-        start = torch.zeros(visual.tokens.shape, dtype=torch.float32, device=visual.tokens.device)
-        delta = tune(gaps_of, start, self.settings)
+        with torch.enable_grad():
+            delta = self.tune(visual, sub_query)
         with torch.no_grad():
-            return self.read(visual, sub_query, delta)
+            return self.read(visual, sub_query, delta, words)
 
-    def read(self, visual: Any, question: str, delta: Any) -> Any:
+    def read(self, visual: Any, question: str, delta: Any, words: int) -> Any:
+        from tubelet.zeroshot.maps import relative
+
+        rows = [self.row(visual, text, delta, words) for text in (question, self.settings.general)]
+        return relative(rows[0], rows[1], self.settings.epsilon)
+
+    def row(self, visual: Any, text: str, delta: Any, words: int) -> Any:
+        """(T, h, w): attention of the chosen word to the video, mean over the chosen layers, then over heads."""
         import torch
 
-        from tubelet.zeroshot.maps import layer_range, relative
+        from tubelet.zeroshot.maps import layer_range
 
+        layout = self.mllm.prompt(visual, text)
         layers = list(layer_range(self.settings.layers, self.mllm.capabilities.n_layers) or ())
-        rows = []
-        for text in (question, self.settings.general):
-            _, maps = self.generate(visual, text, delta, READING_WORDS, True)
-            stacked = torch.stack(maps)[:, 0]  # (L, H, N, N)
-            cells = torch.from_numpy(self.mllm.prompt(visual, text).visual).to(stacked.device)
-            taken = stacked[:, :, self.settings.token_offset][:, :, cells]
-            taken = taken[layers] if layers else taken
-            rows.append(taken.float().mean((0, 1)).unflatten(0, visual.grid.shape).double().cpu().numpy())
-        return relative(rows[0], rows[1], self.settings.epsilon)
+        _, steps = self.generate(visual, text, delta, words, True)
+        stacked = [torch.stack(step) for step in steps if step[0].shape[-2] == len(layout)]
+        maps = torch.cat(stacked, dim=1)[:, 0]  # (L, H, N, N)
+        cells = torch.from_numpy(layout.visual).to(maps.device)
+        after = maps[:, :, layout.prefix_length - 1 :][..., cells]  # (L, H, words after the video, T * h * w)
+        taken = after[:, :, self.settings.token_offset]
+        mean = (taken[layers] if layers else taken).float().mean(0).mean(0)
+        return mean.unflatten(0, visual.grid.shape).double().cpu().numpy()
 
     def run(self, clip: Any, attribute: str, action: str) -> tuple[Any, Any]:
         """(space, time): the assembled spatial map and the temporal one."""
@@ -193,8 +221,9 @@ class Published:
         self.mllm.model.requires_grad_(True)
         try:
             visual = self.mllm.encode(clip)
-            space = self.tuned_map(visual, attribute) + self.tuned_map(visual.flipped(), attribute)[::-1]
-            return space, self.tuned_map(self.mllm.encode(clip), action)
+            space = self.tuned_map(visual, attribute, SPACE_WORDS)
+            space = space + self.tuned_map(visual.flipped(), attribute, SPACE_WORDS)[::-1]
+            return space, self.tuned_map(self.mllm.encode(clip), action, TIME_WORDS)
         finally:
             from tubelet.mllm.attention_rows import ROW_ATTENTION
 

@@ -10,7 +10,7 @@ import torch
 from transformers import LlamaConfig, LlamaModel, Qwen2Config, Qwen2Model, Qwen3NextConfig
 
 from tubelet.errors import ModelError
-from tubelet.mllm.attention_rows import RowReader, row_weights, use_row_attention
+from tubelet.mllm.attention_rows import RowReader, row_attention, row_weights, use_row_attention
 from tubelet.mllm.family import softmax_layers
 from tubelet.packed import block_mask, suffix_mask
 
@@ -132,6 +132,39 @@ def test_cached_prefix_and_packed_suffixes(additive: bool) -> None:
     two = _maps(eager, input_ids=torch.cat([prefix, second], 1)).mean((0, 2))[0, 33, :25]
     want = torch.stack([one[0], two, one[1]])
     assert torch.allclose(reader.total[0], want, atol=1e-6)  # type: ignore[index]
+
+
+@pytest.mark.parametrize("additive", [False, True])
+@pytest.mark.parametrize(("n_past", "repeats"), [(60, 0), (10, 2)])
+def test_few_rows_of_grouped_heads_repeat_no_keys(
+    monkeypatch: pytest.MonkeyPatch, n_past: int, repeats: int, additive: bool
+) -> None:
+    """Questions after a long video: output and gradients of transformers' SDPA, which repeats keys and values."""
+    from transformers.integrations import sdpa_attention
+
+    made: list[int] = []
+    repeat = sdpa_attention.repeat_kv
+    monkeypatch.setattr(sdpa_attention, "repeat_kv", lambda x, n: made.append(n) or repeat(x, n))
+    make = torch.Generator().manual_seed(2)
+    segment = torch.tensor([1] * 5 + [2] * 7)
+    n, size = len(segment), 8
+    module = type("Attention", (), {"num_key_value_groups": 3, "is_causal": True, "layer_idx": 0})
+    shapes = (6, n), (2, n_past + n), (2, n_past + n)
+    states = [torch.randn(1, *shape, size, generator=make).requires_grad_() for shape in shapes]
+    mask = suffix_mask(segment, n_past)
+    if additive:
+        mask = torch.zeros(mask.shape).masked_fill(~mask, torch.finfo(torch.float32).min)
+    weight = torch.randn(1, n, 6, size, generator=make)
+    outputs, gradients = [], []
+    for attention in (row_attention, sdpa_attention.sdpa_attention_forward):
+        output = attention(module, *states, mask, scaling=0.7)[0]
+        outputs.append(output)
+        gradients.append(torch.autograd.grad((output * weight).sum(), states))
+        if attention is row_attention:
+            assert len(made) == repeats
+    assert outputs[0].shape == (1, n, 6, size) and torch.allclose(outputs[0], outputs[1], atol=1e-6)
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(*gradients, strict=True))
+    assert len(made) == repeats + 2
 
 
 def test_packed_in_one_pass_and_one_token_after_a_cache() -> None:

@@ -129,8 +129,38 @@ def row_attention(
         )
     if module.layer_idx == last_layer:
         raise LastLayerReached
+    if _few_rows_of_groups(query, key, attention_mask) and kwargs.get("position_bias") is None:
+        return _grouped_sdpa(query, key, value, attention_mask, kwargs), None
     output: torch.Tensor = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)[0]
     return output, None
+
+
+def _few_rows_of_groups(query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None) -> bool:
+    """Are these packed questions after a cached video, in a model with grouped heads?"""
+    shared = mask is not None and mask.shape[1] == 1
+    return shared and query.shape[1] > key.shape[1] and 4 * query.shape[2] <= key.shape[2]
+
+
+def _grouped_sdpa(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any, options: dict[str, Any]
+) -> torch.Tensor:
+    """(B, Q, H, d) of SDPA under a mask that all heads share: heads of one group are more rows of the same keys.
+
+    transformers repeats keys and values for every head of a group as soon as there is a mask. Repeating the mask is
+    cheaper where the rows are few.
+    """
+    batch, heads, n_queries, size = query.shape
+    group = heads // key.shape[1]
+    rows = query.reshape(batch, key.shape[1], group * n_queries, size)
+    out = torch.nn.functional.scaled_dot_product_attention(
+        rows,
+        key,
+        value,
+        attn_mask=mask.repeat(1, 1, group, 1),
+        dropout_p=options.get("dropout", 0.0),
+        scale=options.get("scaling"),
+    )
+    return out.reshape(batch, heads, n_queries, -1).transpose(1, 2).contiguous()
 
 
 def use_row_attention(language_model: Any) -> None:
