@@ -62,6 +62,9 @@ def test_the_base_and_what_grows_from_it(tmp_path: Path) -> None:
     )
     folder = save_base(bundle, tmp_path / "base")
     a_step_of_every_stage(small(grown, start=str(folder)))
+    second = load_recipe(RECIPES / "pico-base-2.yaml")
+    assert second.spacevllm == replace(base.spacevllm, time_layout="none") and second.start == grown.start
+    a_step_of_every_stage(small(second, start=str(folder)))
 
 
 def test_the_stages_of_llava_st(tmp_path: Path) -> None:

@@ -217,15 +217,19 @@ def test_delta_moves_the_answer_as_changed_tokens_do(pico: Any) -> None:
     assert not np.allclose(moved.numpy(), plain.numpy(), atol=1e-2)
 
 
-def test_pico_base_is_read_in_the_layout_of_its_training() -> None:
+def test_a_folder_is_read_in_the_layout_of_its_training(tmp_path: Path) -> None:
     """The same token ids as its training makes: times between the frames; as data in capabilities, and in stock layout
-    when asked for; pictures without times."""
+    when asked for; pictures without times. (pico-base itself was last trained in the stock layout.)"""
     from tubelet.spacevllm.checkpoint import chat_settings
     from tubelet.spacevllm.prompts import make_layout, make_prefix
 
-    mllm, stock = load_mllm("pico-base", device="cpu"), load_mllm("pico-base", device="cpu", layout="stock")
+    folder = Path(shutil.copytree(find_model("pico-base"), tmp_path / "timed"))
+    told = json.loads((folder / "tubelet.json").read_text())
+    assert told["time_layout"] == "none"
+    (folder / "tubelet.json").write_text(json.dumps(told | {"time_layout": "interleaved"}))
+    mllm, stock = load_mllm(folder, device="cpu"), load_mllm(folder, device="cpu", layout="stock")
     video, picture = clip(5, 64, 64), clip(1, 64, 64)
-    settings = chat_settings(find_model("pico-base"))
+    settings = chat_settings(folder)
     assert settings is not None and settings.time_layout == "interleaved"
     layout = make_layout(mllm.tokenizer, "<video>", 0)
     for shown in (video, picture):

@@ -232,3 +232,28 @@ def test_mot_text(video_path: Path, tmp_path: Path) -> None:
     assert len(propose_tracks("files", video_path, path=str(path))) == 0
     with pytest.raises(DataError, match="no file"):
         propose_tracks("files", video_path, path=str(tmp_path / "none.json"))
+
+
+def test_one_picture_of_many_colours_is_looked_at_by_colour_and_says_so() -> None:
+    blocks = np.full((1, 96, 144, 3), 120)
+    colours = np.random.default_rng(0).integers(0, 255, (8, 3, 3))
+    blocks[0, :, :72] = colours.repeat(12, axis=0).repeat(24, axis=1)
+    found = propose_tracks("motion", clip_of(blocks))
+    assert len(found) > 0 and "one picture shows no motion" in found.notes[0] and "owlv2" in found.notes[0]
+    still = propose_tracks("motion", clip_of(np.repeat(blocks, 4, axis=0)))
+    assert len(still) == 0 and "stands still there was not looked for" in still.notes[0]
+    assert propose_tracks("motion", clip_of(blocks), cue="colour").notes == ()
+    with pytest.raises(RecipeError, match="one picture shows none moving"):
+        propose_tracks("motion", clip_of(blocks), cue="motion")
+
+
+def test_a_file_for_each_video(video_path: Path, tmp_path: Path) -> None:
+    tracks = propose_tracks("motion", video_path)
+    save_tracks(tracks, tmp_path / f"{video_path.stem}.json")
+    found = propose_tracks("files", video_path, path=str(tmp_path / "{stem}.json"))
+    assert len(found) == len(tracks)
+    (tmp_path / f"{video_path.stem}.json").unlink()
+    with pytest.raises(DataError, match=f"no file of tracks .*{video_path.stem}.json"):
+        propose_tracks("files", video_path, path=str(tmp_path / "{stem}.json"))
+    with pytest.raises(DataError, match="a clip has no file name"):
+        propose_tracks("files", clip_of(np.zeros((2, 32, 32, 3))), path=str(tmp_path / "{stem}.json"))

@@ -76,6 +76,7 @@ def write_sam2(folder: Path) -> Path:
     from transformers import (
         Sam2ImageProcessor,
         Sam2VideoConfig,
+        Sam2VideoMaskDecoderConfig,
         Sam2VideoModel,
         Sam2VideoProcessor,
         Sam2VideoVideoProcessor,
@@ -95,13 +96,9 @@ def write_sam2(folder: Path) -> Path:
     config = Sam2VideoConfig(
         vision_config={"model_type": "sam2_vision_model", **vision},
         prompt_encoder_config={"hidden_size": 128, "image_size": 64, "mask_input_channels": 4},
-        mask_decoder_config={
-            "hidden_size": 128,
-            "mlp_dim": 32,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 2,
-            "iou_head_hidden_dim": 32,
-        },
+        mask_decoder_config=Sam2VideoMaskDecoderConfig(
+            hidden_size=128, mlp_dim=32, num_hidden_layers=1, num_attention_heads=2, iou_head_hidden_dim=32
+        ),
         image_size=64,
         memory_attention_rope_feat_sizes=[4, 4],
         **_memory(128),

@@ -24,7 +24,7 @@ SETTINGS = ZeroShotSettings(frames=6)
 
 @pytest.fixture(scope="module")
 def grounder() -> ZeroShotGrounder:
-    return load_zero_shot("pico-base", settings=SETTINGS)
+    return load_zero_shot("pico-base", settings=SETTINGS, layout="stock")
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ the video, keeps the result. docs/proposals.md says which provider to use when.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,13 @@ from tubelet.proposals.track import Track, Tracks, clip_boxes, fill_gaps, resamp
 from tubelet.video import Video, open_video
 
 __all__ = [
+    "NEED_PHRASES",
     "PROVIDERS",
     "Rle",
     "Source",
     "Track",
     "Tracks",
+    "check_provider",
     "clip_boxes",
     "fill_gaps",
     "load_tracks",
@@ -56,6 +58,23 @@ _WHERE = {
 }
 PROVIDERS = tuple(_WHERE)
 """Names for `propose_tracks`."""
+NEED_PHRASES = ("grounding-dino-sam2", "sam3", "owlv2")
+"""Providers that look for what they are told, and for nothing else."""
+_MODELS = ("model", "detector", "tracker")  # settings that name a model
+_NOT_OF_PROVIDERS = ("phrases", "grid", "fps", "source_hash", "cache")  # other arguments of `propose_tracks`
+
+
+def check_provider(name: str, settings: Mapping[str, Any]) -> None:
+    """Is there such a provider, has it these settings, are its models there? Says so before any video is read.
+
+    settings: as `propose_tracks` takes them, phrases, grid, fps and cache included. Raises ModelError, RecipeError.
+    """
+    from tubelet.grounder import find_model
+
+    chosen = to_dict(_settings_of(name, {k: v for k, v in settings.items() if k not in _NOT_OF_PROVIDERS}))
+    for key in _MODELS:
+        if chosen.get(key):
+            find_model(chosen[key])
 
 
 def propose_tracks(
@@ -81,18 +100,17 @@ def propose_tracks(
     Raises ModelError for an unknown provider or model, RecipeError for settings it does not have, QueryError for
     missing phrases, DataError for files that do not fit the video, VideoError for videos that cannot be read.
     """
-    if name not in _WHERE:
-        raise ModelError(f"there is no proposal provider {name!r}; providers are {', '.join(PROVIDERS)}")
-    module_name, function_name, class_name = _WHERE[name]
+    chosen = _settings_of(name, settings)
+    module_name, function_name, _ = _WHERE[name]
     module = import_module(f"tubelet.proposals.{module_name}")
-    chosen = from_dict(getattr(module, class_name), settings, "")
     if isinstance(source, str | Path):
         source = open_video(source)
     looked_at = make_source(source, grid, fps)
     asked = _phrases(phrases)
     of_video = source_hash if source_hash is not None else video_hash(source)
-    if name == "files" and (made_from := module.hash_of_file(chosen)) is not None:
-        Tracks(looked_at.grid, video_hash=made_from, provider=f"the file {chosen.path}").check_hash(of_video)
+    if name == "files" and (made_from := module.hash_of_file(chosen, looked_at)) is not None:
+        path = module.path_for(chosen, looked_at)
+        Tracks(looked_at.grid, video_hash=made_from, provider=f"the file {path}").check_hash(of_video)
     plain = to_dict(chosen)
 
     def make() -> Tracks:
@@ -120,6 +138,16 @@ def propose_tracks(
     return cached(Path(cache).expanduser(), key, make)
 
 
+def _settings_of(name: str, settings: Mapping[str, Any]) -> Any:
+    """The settings class of a provider, filled in. ModelError for an unknown provider, RecipeError for settings."""
+    if name not in _WHERE:
+        raise ModelError(f"there is no proposal provider {name!r}; providers are {', '.join(PROVIDERS)}")
+    module_name, _, class_name = _WHERE[name]
+    return from_dict(
+        getattr(import_module(f"tubelet.proposals.{module_name}"), class_name), dict(settings), ""
+    )
+
+
 def _phrases(phrases: str | Sequence[str] | None) -> tuple[str, ...]:
     given = (phrases,) if isinstance(phrases, str) else tuple(phrases or ())
     if not all(isinstance(phrase, str) for phrase in given):
@@ -132,7 +160,7 @@ def _revisions(plain: dict[str, Any]) -> dict[str, str]:
     from tubelet.grounder import revision_of
 
     found = {}
-    for key in ("model", "detector", "tracker"):
+    for key in _MODELS:
         folder = Path(str(plain.get(key, ""))).expanduser()
         if plain.get(key) and (folder / "config.json").is_file():
             found[key] = revision_of(folder)

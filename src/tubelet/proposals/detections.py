@@ -24,8 +24,9 @@ from tubelet.proposals.track import Track, clip_boxes, fill_gaps
 
 FloatArray = npt.NDArray[np.float64]
 
-CRASHES = (RuntimeError, ValueError, IndexError, KeyError, TypeError, ArithmeticError)
-"""What a model may raise on one frame without stopping the video."""
+CRASHES = (RuntimeError, ValueError, IndexError, KeyError, TypeError, ArithmeticError, MemoryError)
+"""What a model may raise on one frame without stopping the video (no memory stops it: `Failures` says so)."""
+_NO_MEMORY = ("out of memory", "allocate memory")  # torch's words on a GPU and on the CPU
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,7 +49,8 @@ class Failures:
     reason: str = ""
 
     def add(self, row: int, error: BaseException) -> None:
-        if "out of memory" in str(error).lower():
+        said = str(error).lower()
+        if isinstance(error, MemoryError) or any(words in said for words in _NO_MEMORY):
             raise ModelError(f"{self.what} ran out of memory: lower {self.lower}") from error
         self.rows.append(row)
         self.reason = self.reason or f"{type(error).__name__}: {first_line(error)}"
@@ -86,7 +88,7 @@ def detect_every(
     return found
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)  # told apart by identity: arrays have no one truth value
 class _Path:
     label: str
     rows: list[int]

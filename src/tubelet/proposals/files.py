@@ -34,8 +34,9 @@ FORMATS = ("auto", "published", "mot", "tubelet")
 
 @dataclass(frozen=True, slots=True)
 class FilesSettings:
-    """path: the file (or a folder of published ones). format: one of FORMATS. first_frame, first_pixel: what MOT text
-    counts from."""
+    """path: the file (or a folder of published ones); "{stem}" in it stands for the video's file name without its
+    ending, for many videos with a file each. format: one of FORMATS. first_frame, first_pixel: what MOT text counts
+    from."""
 
     path: str
     format: str = "auto"
@@ -51,7 +52,7 @@ def propose_files(
     source: Source, phrases: Sequence[str], settings: FilesSettings
 ) -> tuple[list[Track], list[str], int]:
     """Tracks of a file on the source's grid, notes, and how many boxes were cut. Phrases are ignored."""
-    path = Path(settings.path).expanduser()
+    path = path_for(settings, source)
     kind = settings.format if settings.format != "auto" else guess_format(path)
     if kind == "tubelet":
         kept = load_tracks(path)
@@ -64,9 +65,21 @@ def propose_files(
     return list(read.on_grid(source.grid)), list(read.notes), read.n_clipped
 
 
-def hash_of_file(settings: FilesSettings) -> str | None:
+def path_for(settings: FilesSettings, source: Source) -> Path:
+    """The file (or folder) of this source. DataError for "{stem}" and a clip, which has no file name."""
+    if "{stem}" not in settings.path:
+        return Path(settings.path).expanduser()
+    if source.video is None:
+        raise DataError(
+            f"{settings.path} names a file of tracks for each video file, but a clip has no file name: give a path "
+            "without {stem}, or the tracks themselves"
+        )
+    return Path(settings.path.replace("{stem}", source.video.path.stem)).expanduser()
+
+
+def hash_of_file(settings: FilesSettings, source: Source) -> str | None:
     """The hash of the video that our own files were made from; None for the other formats."""
-    path = Path(settings.path).expanduser()
+    path = path_for(settings, source)
     kind = settings.format if settings.format != "auto" else guess_format(path)
     return load_tracks(path).video_hash if kind == "tubelet" else None
 

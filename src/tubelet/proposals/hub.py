@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from tubelet.errors import ModelError, QueryError
@@ -36,8 +37,6 @@ def load(model: str, classes: tuple[str, str], model_types: tuple[str, ...], dev
 
 @lru_cache(maxsize=4)
 def _load(folder: str, classes: tuple[str, str], model_types: tuple[str, ...], place: str) -> Loaded:
-    from pathlib import Path
-
     import torch
     import transformers
     from safetensors import SafetensorError
@@ -56,8 +55,13 @@ def _load(folder: str, classes: tuple[str, str], model_types: tuple[str, ...], p
     dtype = torch.bfloat16 if place.startswith("cuda") else torch.float32
     try:
         processor = getattr(transformers, classes[0]).from_pretrained(folder, local_files_only=True)
-        model, report = getattr(transformers, classes[1]).from_pretrained(
-            folder, dtype=dtype, local_files_only=True, output_loading_info=True
+        model_class = getattr(transformers, classes[1])
+        model, report = model_class.from_pretrained(
+            folder,
+            config=_config(folder, model_class),
+            dtype=dtype,
+            local_files_only=True,
+            output_loading_info=True,
         )
     except (
         OSError,
@@ -75,6 +79,20 @@ def _load(folder: str, classes: tuple[str, str], model_types: tuple[str, ...], p
         raise ModelError(f"{folder} does not hold a whole {classes[1]}: {tensor_report(absent, [], wrong)}")
     model.to(place).eval().requires_grad_(False)
     return Loaded(processor, model, torch.device(place), dtype)
+
+
+def _config(folder: str, model_class: Any) -> Any:
+    """The model's configuration. transformers up to 5.17 reads SAM 2's mask decoder as if it were a prompt encoder and
+    so forgets every value that a checkpoint leaves at its default: it is read again, as what it is."""
+    import transformers
+
+    config = model_class.config_class.from_pretrained(folder, local_files_only=True)
+    decoder = getattr(config, "mask_decoder_config", None)
+    right_class = getattr(transformers, "Sam2VideoMaskDecoderConfig", None)
+    if model_class.__name__ == "Sam2VideoModel" and right_class and not isinstance(decoder, right_class):
+        written = read_json(Path(folder) / "config.json").get("mask_decoder_config")
+        config.mask_decoder_config = right_class(**(written or {}))
+    return config
 
 
 def need_phrases(provider: str, phrases: tuple[str, ...]) -> tuple[str, ...]:

@@ -6,7 +6,8 @@ online tracker joins them: Hungarian matching on predicted place, size and colou
 cut apart by where they were expected; a thing that disappears (blinks, is hidden) is waited for.
 
 It finds things, not kinds of things: phrases are ignored, and labels are None. On cluttered ground it finds what
-moves only. Boxes are those of the visible pixels. Quality and speed on the toy world: docs/proposals.md.
+moves only; in one picture nothing moves, so there it looks at colours, and says so where they are many. Boxes are
+those of the visible pixels. Quality and speed on the toy world: docs/proposals.md.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from tubelet.proposals.source import Source, fitted, pictures
 from tubelet.proposals.track import Track, fill_gaps
 
 FloatArray = npt.NDArray[np.float64]
+DETECTORS = "owlv2, grounding-dino-sam2 or sam3"
+"""Providers for what this one cannot find."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +90,12 @@ def propose_motion(
     source: Source, phrases: Sequence[str], settings: MotionSettings
 ) -> tuple[list[Track], list[str], int]:
     """Tracks of what stands out or moves in the source, best first, notes, and 0. Phrases are ignored."""
+    one_picture = len(source.grid) == 1
+    if one_picture and settings.cue == "motion":
+        raise RecipeError(
+            "cue motion compares frames, and one picture shows none moving: use cue colour or auto, or name things to "
+            f"a provider that detects them ({DETECTORS})"
+        )
     size = fitted(source, settings.short_side)
     follower = _Follower(source.grid, size, settings)
     rows: list[int] = []
@@ -96,6 +105,8 @@ def propose_motion(
     def look() -> None:
         distance, colours, cue = distances(np.stack(frames), settings.cue)
         cues.add(cue)
+        if one_picture and cue == "motion":  # many colours, but nothing else to go by
+            distance, colours, _ = distances(np.stack(frames), "colour")
         least = max(9.0, settings.min_area * size[0] * size[1])
         for row, regions in zip(
             rows, find_regions(distance, colours, settings.low, settings.high, least), strict=True
@@ -111,10 +122,15 @@ def propose_motion(
             look()
     if frames:
         look()
-    notes = []
-    if "motion" in cues:
+    tracks, notes = follower.finish(), []
+    if one_picture and (not tracks or "motion" in cues):
+        notes.append(
+            "one picture shows no motion, so only regions of a colour of their own were looked for, which says little "
+            f"on a background of many colours: a provider that detects what it is told ({DETECTORS}) finds more"
+        )
+    elif "motion" in cues:
         notes.append("the background has many colours: what stands still there was not looked for")
-    return follower.finish(), notes, 0
+    return tracks, notes, 0
 
 
 class _Follower:

@@ -9,22 +9,27 @@ from tubelet.frames import FrameGrid
 from tubelet.proposals.source import Source
 from tubelet.proposals.track import Track
 from tubelet.world import Scene, make_scene
+from tubelet.world.choreography import SceneConfig
 
 
 @dataclass(frozen=True, slots=True)
 class WorldTruthSettings:
-    """Which scene the video shows: as in `world.make_scene`. The `scene.seed` of an annotation has them too."""
+    """Which scene the video or picture shows: as in `world.make_scene`. The `scene.seed` of an annotation has seed and
+    index too. still: a scene of an image task, in which nothing moves."""
 
     split: str
     seed: int
     index: int
+    still: bool = False
 
 
 def propose_world_truth(
     source: Source, phrases: Sequence[str], settings: WorldTruthSettings
 ) -> tuple[list[Track], list[str], int]:
     """One track per actor that is ever visible on the source's grid. Phrases are ignored."""
-    return tracks_of_scene(make_scene(settings.split, settings.seed, settings.index), source.grid), [], 0
+    config = SceneConfig(still=settings.still)
+    scene = make_scene(settings.split, settings.seed, settings.index, config)
+    return tracks_of_scene(scene, source.grid), [], 0
 
 
 def tracks_of_scene(scene: Scene, grid: FrameGrid) -> list[Track]:

@@ -63,7 +63,9 @@ def shard(model: nn.Module, device: torch.device) -> None:
     numbers = {parameter for parameter in model.parameters() if parameter.ndim == 0}
     for number in numbers:
         number.data = number.data.to(device)
-    fully_shard(model, mesh=mesh, reshard_after_forward=not keep, ignored_params=numbers)
+    # the root is needed again where backward begins: it stays whole (torch up to 2.9 would not gather it again, either,
+    # because it does not look for tensors in outputs that are dataclasses)
+    fully_shard(model, mesh=mesh, reshard_after_forward=False, ignored_params=numbers)
 
 
 def average_whole(parameters: list[nn.Parameter]) -> None:

@@ -77,6 +77,16 @@ _PLACES = frozenset(
         "and",
     ]
 )
+_ING_NOUNS = frozenset([
+    "awning", "building", "ceiling", "clothing", "drawing", "duckling", "dumpling", "earring",
+    "frosting", "painting", "pudding", "railing", "sibling", "something", "spring", "string",
+    "stuffing", "topping",
+])  # fmt: skip
+_NAMELESS = frozenset([
+    "one", "ones", "it", "thing", "things", "something", "object", "first", "second", "third", "fourth",
+    "last", "middle", "center", "centre", "left", "right", "top", "bottom", "front", "back", "side",
+    "same", "other", "he", "she", "they", "him", "her", "them",
+])  # fmt: skip
 _CONTENT = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?")
 INSTRUCTION = """Split a sentence about one person or thing in a video into two parts.
 "attribute": who or what it is and looks like: clothes, colour, position, relation to others. No action of it.
@@ -146,6 +156,36 @@ def bare_noun(attribute: str) -> str:
     noun = words[max(0, head - 1)]
     article = words[0].lower() if words[0].lower() in _ARTICLE else "the"
     return noun if len(words) == 1 else f"{article} {noun}"
+
+
+def subject_of(sentence: str) -> str | None:
+    """The bare noun of what a sentence is about, for a detector: "the tall man in red sits" -> "man".
+
+    None where the sentence does not name it: questions after it ("what does the child push?"), "the one on the left".
+    """
+    text = " ".join(sentence.split()).strip(".?! ")
+    words = text.split()
+    if not words:
+        return None
+    first = words[0].lower()
+    if first == "who":
+        return "person"
+    if first == "what":
+        return None
+    if first == "where":
+        text = " ".join(words[2:])
+    description = by_rules(text).attribute or ""
+    named = [word.strip(",;:\"'()").lower() for word in description.split()]
+    head = next((k for k, word in enumerate(named) if k > 0 and _ends_a_noun(word)), len(named))
+    nouns = [word for word in named[:head] if _CONTENT.fullmatch(word) and word not in _ARTICLE]
+    return nouns[-1] if nouns and nouns[-1] not in _NAMELESS else None
+
+
+def _ends_a_noun(word: str) -> bool:
+    """Does the description go on behind the noun here: a place, or what it is doing ("sitting", but not "ring")?"""
+    return word in _PLACES | {"that", "is", "are"} or (
+        word.endswith("ing") and len(word) > 5 and word not in _ING_NOUNS
+    )
 
 
 def by_model(sentence: str, answer: Callable[[str], str], source: str) -> SubQueries:

@@ -4,14 +4,17 @@
     g.ground("clip.mp4", "the red circle that spins")
 
 encode() decodes, reads the video into the model and makes the proposals, once; every sentence then is a forward of two
-questions. Confidence is the share of the chosen track among the scores of all tracks (of two equal ones 0.5).
+questions. A provider that must be told what to look for, and was told nothing, looks for the subject of each sentence
+when it is asked, once per subject. Confidence is the share of the chosen track among the scores of all tracks (of two
+equal ones 0.5).
 """
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,46 +23,23 @@ import numpy as np
 from tubelet import __version__
 from tubelet.errors import ModelError, QueryError, TubeletError
 from tubelet.frames import Clip, FrameGrid
-from tubelet.mllm.parts import Mllm, Prefix, VisualTokens
-from tubelet.proposals import Tracks, fill_gaps, propose_tracks
+from tubelet.mllm.parts import Mllm, VisualTokens
+from tubelet.proposals import NEED_PHRASES, Tracks, check_provider, fill_gaps, propose_tracks
 from tubelet.proposals.source import DEFAULT_FPS
 from tubelet.proposals.store import video_hash
 from tubelet.spacevllm.prompts import check_query
 from tubelet.tube import Prediction, Span, Tube
 from tubelet.video import Video, open_video, read_clip, sample_indices, sample_rate, sample_uniform
-from tubelet.zeroshot.decompose import SubQueries, by_rules
+from tubelet.zeroshot.decompose import SubQueries, by_rules, subject_of
+from tubelet.zeroshot.encoded import EncodedVideo, Later, nothing_found, same_target, span_of, tube_of
 from tubelet.zeroshot.method import Choice, choose
 from tubelet.zeroshot.regions import scores_per_frame, track_weights
-from tubelet.zeroshot.settings import ZeroShotSettings
+from tubelet.zeroshot.settings import ZeroShotSettings, as_folder_says
 from tubelet.zeroshot.splitting import Endpoint, Splitter, make_splitter
 
 Source = str | Path | Video | Clip
 TASKS = ("stvg", "tvg", "svg", "rec")
 _LONGEST_GAP_S = 1.0  # boxes are interpolated over gaps up to here (key frames, short occlusions)
-_SAME_PLACE = 0.5  # mean IoU from which two tracks are one target
-
-
-@dataclass(frozen=True, slots=True)
-class EncodedVideo:
-    """A video as the model read it, and its proposals on the map's steps; only the model that made it can use it.
-
-    grid: one moment per step of the map. tracks: on that grid. weights: (P, T, h, w) of the tracks. dense: the same
-    tracks on the grid they were made on, small gaps filled; the boxes of answers. clip: the frames, kept only for
-    models whose steps mix frames (the reversed video must be encoded again).
-    """
-
-    name: str
-    grid: FrameGrid
-    is_image: bool
-    visual: VisualTokens
-    prefix: Prefix
-    tracks: Tracks
-    weights: Any
-    model: tuple[str, str]
-    timings_s: Mapping[str, float] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-    dense: Tracks | None = None
-    clip: Clip | None = None
 
 
 def load_zero_shot(
@@ -72,21 +52,33 @@ def load_zero_shot(
     cache: str | Path | None = None,
     max_frame_tokens: int | None = None,
     layout: str = "trained",
+    proposal_model: str | None = None,
     **proposal_settings: Any,
 ) -> ZeroShotGrounder:
     """Load a video MLLM (embedded name, folder or hub id) for grounding without training.
 
     split: who makes sub-queries for tuning: "rules", "model" or an `Endpoint`. cache: folder for sub-queries and
     proposals. max_frame_tokens, layout: as in `load_mllm`. proposal_settings: of `propose_tracks` (phrases, ...).
+    Without phrases, a provider that needs some looks for the subject of each sentence ("man"). proposal_model: the
+    setting `model` of owlv2 and sam3 (here `model` is the video MLLM). A folder may say how its model is asked
+    (`settings.as_folder_says`; pico-base does).
     """
+    from tubelet.grounder import find_model
     from tubelet.mllm.loading import load_mllm
 
+    if proposal_model is not None:
+        proposal_settings["model"] = proposal_model
+    check_provider(proposals, proposal_settings)
     mllm = load_mllm(model, device, dtype, max_frame_tokens, layout)
+    if layout == "trained":
+        settings = as_folder_says(settings, find_model(model))
     folder = None if cache is None else Path(cache).expanduser()
     if folder is not None:
         proposal_settings.setdefault("cache", folder / "tracks")
     splitter = make_splitter(split, mllm, None if folder is None else folder / "sub-queries")
-    return ZeroShotGrounder(mllm, proposals, settings, splitter, **proposal_settings)
+    grounder = ZeroShotGrounder(mllm, proposals, settings, splitter, **proposal_settings)
+    grounder.split_by = split if isinstance(split, str) else f"endpoint, {split.model}"
+    return grounder
 
 
 class ZeroShotGrounder:
@@ -106,11 +98,30 @@ class ZeroShotGrounder:
         self.mllm, self.proposals, self.settings = mllm, proposals, settings
         self.proposal_settings = proposal_settings
         self.name, self.revision = f"{mllm.name}, zero-shot", mllm.revision
+        self.split_by = "rules" if splitter is by_rules else "a function"
 
     @property
     def max_frames(self) -> int:
         most = self.mllm.capabilities.max_frames
         return self.settings.frames if most is None else min(most, self.settings.frames)
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """For a run's card (JSON): what answers depend on beside the weights. Files and folders by their last name."""
+        own = {key: value for key, value in self.proposal_settings.items() if key not in ("cache", "device")}
+        for key, value in own.items():
+            if isinstance(value, str | Path) and (key == "path" or Path(value).expanduser().exists()):
+                own[key] = Path(value).name
+            elif isinstance(value, FrameGrid):
+                own[key] = value.to_dict()
+        told = {
+            "frames": "uniform",
+            "max_frames": self.max_frames,
+            "zero_shot": asdict(self.settings),
+            "split": self.split_by,
+            "proposals": {"provider": self.proposals, **own},
+        }
+        return dict(json.loads(json.dumps(told)))
 
     # --- encode --------------------------------------------------------------------------------
 
@@ -140,46 +151,69 @@ class ZeroShotGrounder:
         )
         prefix = self.mllm.prefix(visual)
         read = time.perf_counter()
-        if tracks is None:
-            tracks = self._propose(source, clip.grid)
-        else:
-            tracks.check_hash(video_hash(source))
-        filled = tuple(fill_gaps(track, tracks.grid, _LONGEST_GAP_S) for track in tracks)
-        dense = replace(tracks, tracks=filled)
-        placed = dense.on_grid(grid)
-        weights = track_weights(placed, (steps.n_rows, steps.n_columns), self._for_model)
-        timings = {
-            "decode_s": decoded - start,
-            "encode_s": read - decoded,
-            "proposals_s": time.perf_counter() - read,
-        }
-        me = (self.name, self.revision)
-        notes = [*tracks.notes]
-        if tracks.n_clipped:
-            notes.append(f"{tracks.n_clipped} boxes of the proposals left the frame and were cut")
-        return EncodedVideo(
+        state = EncodedVideo(
             name,
             grid,
             len(clip) == 1,
             visual,
             prefix,
-            placed,
-            weights,
-            me,
-            timings,
-            tuple(notes),
-            dense,
-            None if steps.one_frame_per_step else clip,
+            Tracks(grid, provider=self.proposals),
+            np.zeros((0, len(grid), steps.n_rows, steps.n_columns)),
+            (self.name, self.revision),
+            {"decode_s": decoded - start, "encode_s": read - decoded, "proposals_s": 0.0},
+            clip=None if steps.one_frame_per_step else clip,
         )
+        if tracks is not None:
+            tracks.check_hash(video_hash(source))
+        elif self.proposals in NEED_PHRASES and not self.proposal_settings.get("phrases"):
+            return replace(state, later=Later(source, clip.grid))
+        else:
+            tracks = self._propose(source, clip.grid)
+        return self._with_tracks(state, tracks, time.perf_counter() - read)
+
+    def _with_tracks(self, state: EncodedVideo, tracks: Tracks, seconds: float) -> EncodedVideo:
+        """The video with these proposals, moved onto the steps of its map."""
+        filled = tuple(fill_gaps(track, tracks.grid, _LONGEST_GAP_S) for track in tracks)
+        dense = replace(tracks, tracks=filled)
+        placed = dense.on_grid(state.grid)
+        steps = state.visual.grid
+        notes = [*tracks.notes]
+        if tracks.n_clipped:
+            notes.append(f"{tracks.n_clipped} boxes of the proposals left the frame and were cut")
+        return replace(
+            state,
+            tracks=placed,
+            weights=track_weights(placed, (steps.n_rows, steps.n_columns), self._for_model),
+            timings_s={**state.timings_s, "proposals_s": seconds},
+            notes=tuple(notes),
+            dense=dense,
+            later=None,
+        )
+
+    def _looked_for(self, state: EncodedVideo, later: Later, text: str) -> EncodedVideo:
+        """The video with proposals of what the sentence is about, made once for each such thing."""
+        phrase = subject_of(text)
+        if phrase is None:
+            raise QueryError(
+                f"{self.proposals} looks for what it is told, and this sentence names no thing to look for: give "
+                'phrases (for example "person"), or use the provider motion, which needs none'
+            )
+        if phrase not in later.found:
+            start = time.perf_counter()
+            tracks = self._propose(later.source, later.read, phrase)
+            later.found[phrase] = self._with_tracks(state, tracks, time.perf_counter() - start)
+        return later.found[phrase]
 
     @property
     def _for_model(self) -> ZeroShotSettings:
         capabilities = self.mllm.capabilities
         return self.settings.for_model(capabilities.family, capabilities.n_layers)
 
-    def _propose(self, source: Video | Clip, read: FrameGrid) -> Tracks:
+    def _propose(self, source: Video | Clip, read: FrameGrid, phrase: str | None = None) -> Tracks:
         """Proposals on the usual frames and on those that the model reads, so that masks meet its steps."""
         wanted = dict(self.proposal_settings)
+        if phrase is not None:
+            wanted["phrases"] = [phrase]
         if isinstance(source, Video) and not source.is_image and "grid" not in wanted:
             usual = sample_rate(source, float(wanted.pop("fps", DEFAULT_FPS)))
             both = np.union1d(usual.frame_index, read.frame_index)
@@ -233,6 +267,8 @@ class ZeroShotGrounder:
         start = time.perf_counter()
         try:
             text = check_query(query)
+            if state.later is not None:
+                state = self._looked_for(state, state.later, text)
             if task == "svg" and span is None:
                 raise QueryError(
                     "task svg asks where something is in a given span: give span=Span(start_s, end_s)"
@@ -298,8 +334,13 @@ class ZeroShotGrounder:
                 state.name,
                 query,
                 task,
-                failure=f"no proposals: {state.tracks.provider} found nothing",
+                failure=nothing_found(state),
                 **common,
+            )
+        if not np.isfinite(found.scores).all():
+            raise ModelError(
+                f"the attention of {self.mllm.name} is not a number on this video: load it in another dtype (bfloat16 "
+                "or float32)"
             )
         total = float(found.scores.sum())
         sure = float(found.scores[found.track]) / total if total > 0 else 0.0
@@ -308,11 +349,11 @@ class ZeroShotGrounder:
         tubes: list[Tube] = []
         rows: list[int] = []
         for row, first, last in ((found.track, found.first, found.last), *found.others):
-            if len(tubes) == self.settings.targets or any(_same_target(state, row, kept) for kept in rows):
+            if len(tubes) == self.settings.targets or any(same_target(state, row, kept) for kept in rows):
                 continue
             share = float(found.scores[row]) / total if total > 0 else 0.0
-            when = span or _span(state, first, last)
-            tubes.append(_tube(state, row, when, share, query, with_boxes=task != "tvg"))
+            when = span or span_of(state, first, last)
+            tubes.append(tube_of(state, row, when, share, query, with_boxes=task != "tvg"))
             rows.append(row)
         return Prediction(state.name, query, task, tuple(tubes), confidence=sure, **common)
 
@@ -326,40 +367,3 @@ def _encode_backwards(mllm: Mllm, visual: VisualTokens, clip: Clip) -> VisualTok
     times = np.linspace(0.0, clip.grid.duration_s, len(order), endpoint=False)
     grid = replace(clip.grid, frame_index=np.arange(len(order)), times_s=times)
     return replace(mllm.encode(Clip(clip.pixels[order], grid)), grid=visual.grid)
-
-
-def _span(state: EncodedVideo, first: int, last: int) -> Span:
-    if state.is_image:
-        return Span(0.0, state.grid.duration_s)
-    edges = state.grid.cell_edges_s()
-    return Span(float(edges[first]), float(edges[last + 1]))
-
-
-def _same_target(state: EncodedVideo, a: int, b: int) -> bool:
-    """Do two proposals follow one thing? By mean IoU of their boxes where both are seen."""
-    from tubelet.metrics.boxes import paired_iou
-
-    one, two = state.tracks[a], state.tracks[b]
-    both = one.visible & two.visible
-    if not both.any():
-        return False
-    return float(paired_iou(one.boxes_xyxy[both], two.boxes_xyxy[both]).mean()) >= _SAME_PLACE
-
-
-def _tube(
-    state: EncodedVideo, track: int, span: Span, score: float, label: str, with_boxes: bool = True
-) -> Tube:
-    """The track's boxes inside the span; the nearest one it has, where it has none there."""
-    tracks = state.dense or state.tracks
-    chosen, times = tracks[track], tracks.grid.times_s
-    if not chosen.visible.any():
-        chosen, times = state.tracks[track], state.grid.times_s
-    if not with_boxes:
-        return Tube(span, score=score, label=label)
-    keep = chosen.visible & (times >= span.start_s) & (times <= span.end_s)
-    if keep.any():
-        return Tube(span, times[keep], chosen.boxes_xyxy[keep], score=score, label=label)
-    seen = np.nonzero(chosen.visible)[0]
-    middle = (span.start_s + span.end_s) / 2
-    nearest = int(seen[np.abs(times[seen] - middle).argmin()])
-    return Tube(span, np.array([middle]), chosen.boxes_xyxy[nearest : nearest + 1], score=score, label=label)

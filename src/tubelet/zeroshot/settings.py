@@ -9,12 +9,15 @@ Where they differ and why: docs/papers.md.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
+from pathlib import Path
 
-from tubelet.errors import QueryError
+from tubelet.errors import ModelError, QueryError
 
 QUESTION = "Is there {text} in this video?"
 GENERAL_PROMPT = "please describe this video"
+FOLDER_FILE = "zero_shot.json"
 PAPER_GENERAL_PROMPT = "Describe this video in details."
 
 
@@ -159,6 +162,25 @@ PRESETS = {
         yes_no="exact",
     ),
 }
+
+
+def as_folder_says(settings: ZeroShotSettings, folder: Path) -> ZeroShotSettings:
+    """A model's folder may say in zero_shot.json how it is asked (any fields of these settings).
+
+    It answers for what was left as it is by default; what somebody chose stays. Raises ModelError for a damaged file.
+    """
+    path = folder / FOLDER_FILE
+    if not path.is_file():
+        return settings
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        values = {name: tuple(v) if isinstance(v, list) else v for name, v in data.items()}
+        plain = ZeroShotSettings()
+        return replace(
+            settings, **{k: v for k, v in values.items() if getattr(settings, k) == getattr(plain, k)}
+        )
+    except (OSError, ValueError, TypeError, AttributeError, QueryError) as error:
+        raise ModelError(f"cannot read {path}: {error}") from error
 
 
 def preset(name: str) -> ZeroShotSettings:
