@@ -27,7 +27,9 @@ SMALL = ZeroShotSettings(frames=5)
 
 @pytest.fixture(scope="module")
 def pico() -> ZeroShotGrounder:
-    return load_zero_shot("pico-base", settings=SMALL, layout="stock")  # its own wording is not what is tested
+    return load_zero_shot(
+        "pico-base", settings=SMALL, layout="stock"
+    )  # its own wording is not what is tested
 
 
 def with_settings(grounder: ZeroShotGrounder, settings: ZeroShotSettings, **more: Any) -> ZeroShotGrounder:

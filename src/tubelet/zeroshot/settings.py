@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from tubelet.errors import ModelError, QueryError
 
@@ -174,11 +175,13 @@ def as_folder_says(settings: ZeroShotSettings, folder: Path) -> ZeroShotSettings
         return settings
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        values = {name: tuple(v) if isinstance(v, list) else v for name, v in data.items()}
         plain = ZeroShotSettings()
-        return replace(
-            settings, **{k: v for k, v in values.items() if getattr(settings, k) == getattr(plain, k)}
-        )
+        own: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in data.items()
+            if getattr(settings, name) == getattr(plain, name)
+        }
+        return replace(settings, **own)
     except (OSError, ValueError, TypeError, AttributeError, QueryError) as error:
         raise ModelError(f"cannot read {path}: {error}") from error
 
