@@ -402,13 +402,21 @@ def test_check_opens_videos(folder: Path) -> None:
 
 def test_the_page_about_it_is_true(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """docs/st-align.md: its item is valid, its table holds the kinds, and its code runs on a toy world."""
+    from tubelet.llava_st.assemble import load_assembly
     from tubelet.llava_st.item_layout import KINDS
     from tubelet.world.files import make_world
 
     page = (Path(__file__).resolve().parents[2] / "docs" / "st-align.md").read_text(encoding="utf-8")
-    (example,), (listed,) = (
+    (example,), (recipe, listed) = (
         re.findall(rf"```{kind}\n(.*?)```", page, re.DOTALL) for kind in ("json", "yaml")
     )
+    (tmp_path / "recipe.yaml").write_text(recipe)
+    assert [source.kind for source in load_assembly(tmp_path / "recipe.yaml").sources] == [
+        "stvg",
+        "elc",
+        "rec",
+        "conversation",
+    ]
     rows = re.findall(r"^\| `(\w+)` \| ([^|]+) \| ([\d, ]+) \| (\w+) \|", page, re.MULTILINE)
     assert {name: (label, stages) for name, label, stages, _ in rows} == {
         name: (kind.label, ", ".join(map(str, kind.stages))) for name, kind in KINDS.items()
