@@ -223,6 +223,7 @@ def refined_records(draw: st.DrawFn) -> list[Refined]:
         for hole in holes:
             wild = np.sort(rng.random((rng.integers(1, 6), 2, 2)), axis=1).reshape(-1, 4)
             near = np.clip(steady + rng.normal(0, 0.005, 4), 0.0, 1.0 + 9e-7)
+            near = np.sort(near.reshape(2, 2), axis=0).reshape(4)  # noise may have turned it inside out
             crowd = draw(st.sampled_from(["one", "one", "one", "many"]))
             frames.append(
                 [] if hole else [tuple(near)] + ([tuple(b) for b in wild] if crowd == "many" else [])
