@@ -120,6 +120,54 @@ def _tempcompass(folder: Path) -> tuple[str, ...]:
     return tuple(asked)
 
 
+def _flickr30k(folder: Path) -> tuple[str, ...]:
+    (folder / "Sentences").mkdir()
+    (folder / "Annotations").mkdir()
+    (folder / "val.txt").write_text("7\n8\n")
+    for name in "78":
+        (folder / "Sentences" / f"{name}.txt").write_text(
+            "[/EN#1/people A cook] lifts [/EN#2/other a lid] .\n"
+        )
+        (folder / "Annotations" / f"{name}.xml").write_text(
+            "<annotation><size><width>100</width><height>50</height></size><object><name>1</name><bndbox><xmin>1</xmin>"
+            "<ymin>1</ymin><xmax>50</xmax><ymax>50</ymax></bndbox></object></annotation>"
+        )
+    return ("val",)
+
+
+_TALK = [{"from": "human", "value": "<video>\nWhen?"}, {"from": "gpt", "value": "From <s0> to <e0>."}]
+_VTIMELLM = {"source": "internvid", "id": "a", "conversations": _TALK}
+_VTIMELLM |= {"meta": {"split": [5, 9.5], "duration": 4.5, "token": {"<s0>": 1, "<e0>": 2.5}}}
+_M10M = {"conversations": [{"User": "When?", "Assistant": "{moment}"}], "variables": {"moment": [1, 2.5]}}
+_RTL = {"duration": 20.0, "QA": [{"q": "When?", "a": "<1.5> <2.0> so"}, {"q": "And?", "a": "At <4.0>"}]}
+_SFT = {"video_id": "a", "question_id": "a", "video_file": "x/a.mp4", "dataset_name": "COIN"}
+_SFT |= {
+    "conversation": [{"from": "human", "value": "<image>\nWhen?"}, {"from": "gpt", "value": "At <4.0>."}]
+}
+_VTG_IT = {"video": "x/a.mp4", "QA": [{"q": "When?", "a": "<TIME_ONE><TIME_DOT><TIME_TWO> seconds"}]}
+_VIDG = {"video": "a.mp4", "duration": 9.5, "caption": "x", "start_sec": 1, "end_sec": 2.5}
+_STEP = {"index": 0, "heading": "fold", "absolute_bounds": [2, 3]}
+_HIREST = {
+    "relevant": True,
+    "clip": True,
+    "v_duration": 9.5,
+    "bounds": [2, 8],
+    "steps": [_STEP, {**_STEP, "index": 1}],
+}
+_COIN = {"duration": 9.5, "class": "Boat", "subset": "training", "recipe_type": 7}
+_COIN |= {"annotation": [{"id": "1", "segment": [1.0, 2.0], "label": "fold"}]}
+_COOK = {"duration": 9.5, "subset": "validation", "recipe_type": "7"}
+_COOK |= {"annotations": [{"id": 0, "segment": [1, 2], "sentence": "peel it"}]}
+_MASK = {"size": [50, 100], "counts": "x"}
+_GRAND = {
+    "id": 1,
+    "bbox": [10, 5, 20, 15.5],
+    "labels": ["lid"],
+    "attributes": ["a red lid"],
+    "segmentation": _MASK,
+}
+_SHORT = {"phrase": "a lid", "tokens_positive": [0, 5], "id": 1, "bbox": [10, 5, 20, 15.5]}
+
 _EVENTS = {"duration": 20.0, "timestamps": [[1, 2], [3, 4.5]], "sentences": ["a", "b"]}
 _DIDEMO = {"num_segments": 6, "description": "x", "dl_link": "x", "times": [[2, 2]] * 4, "video": "a.mp4"}
 _TVG = {"path": "tvgbench_data/charades/A.mp4", "question": "he sits", "answer": "1.0-2.0", "duration": 30.0}
@@ -150,6 +198,22 @@ FOLDERS: dict[str, Folder] = {
     "video-mme": _videomme,
     "egoschema": _egoschema,
     "tempcompass": _tempcompass,
+    "vtimellm": _json("stage2.json", [_VTIMELLM, {**_VTIMELLM, "conversations": _TALK * 2}], "stage2"),
+    "moment-10m": _json("Moment-10M_0.json", {"a": {"qa_data": [_M10M]}, "b": {"qa_data": [_M10M]}}, "train"),
+    "anet-rtl": _json("temporal_reasoning/activitynet_train.json", {"v_a": _RTL, "v_b": _RTL}, "train"),
+    "grounded-videollm": _json("mix_sft.json", [_SFT, _SFT], "sft"),
+    "vtg-it": _json("vtg-it-120k.json", [_VTG_IT, _VTG_IT], "train"),
+    "internvid-g": lambda folder: write_lines(folder / "train.jsonl", [_VIDG, _VIDG]) and ("train",),
+    "hirest": _json("all_data_val.json", {"Fold": {"a.mp4": _HIREST, "b.mp4": _HIREST}}, "val"),
+    "coin": _json("COIN.json", {"database": {"a": _COIN, "b": _COIN}}, "train"),
+    "youcook2": _json("youcookii_annotations_trainval.json", {"database": {"a": _COOK, "b": _COOK}}, "val"),
+    "flickr30k-entities": _flickr30k,
+    "grand": _json(
+        "sa_1.json",
+        {"sa_1.jpg": {"objects": [_GRAND], "short_captions": [{"caption": "a lid", "details": [_SHORT]}]}},
+        "referring",
+        "captions",
+    ),
 }
 OPTIONS: dict[str, dict[str, Any]] = {"mvbench": {"tasks": ["action_antonym"]}}
 DAMAGE = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))

@@ -31,6 +31,17 @@ NAMES = (
     "video-mme",
     "egoschema",
     "tempcompass",
+    "vtimellm",
+    "moment-10m",
+    "anet-rtl",
+    "grounded-videollm",
+    "vtg-it",
+    "internvid-g",
+    "hirest",
+    "coin",
+    "youcook2",
+    "flickr30k-entities",
+    "grand",
 )
 ITEM = Item({}, "f.json", "record 0")
 

@@ -95,6 +95,46 @@ def test_an_area_that_more_than_doubles_drops_the_tube() -> None:
     assert isinstance(answer, Drop) and answer.reason == "area-jump"
 
 
+SLIVER = (0.0, 0.4, 0.05, 0.6)  # a quarter of BOX, cut by the left edge
+
+
+def with_edge(per_frame: list[list[tuple[float, ...]]], margin: float | None) -> str:
+    """The Filter's reason, "" for a sample."""
+    refined = refine(detected(per_frame))
+    assert isinstance(refined, Refined)
+    recipe = UniSTGRecipe(filter=FilterSettings(edge_margin=margin))
+    (answer,) = filter_records([refined], recipe)
+    return answer.reason if isinstance(answer, Drop) else ""
+
+
+def test_a_thing_that_comes_in_or_goes_out_is_no_area_jump_unless_as_in_the_paper() -> None:
+    comes_in, goes_out = [[SLIVER]] + [[BOX]] * 5, [[BOX]] * 5 + [[SLIVER]]
+    for frames in (comes_in, goes_out):
+        assert with_edge(frames, 0.01) == ""
+        assert with_edge(frames, None) == "area-jump"
+    assert isinstance(judged(comes_in), Sample)  # it is the default
+
+
+@pytest.mark.parametrize("side", range(4))
+def test_every_edge_of_the_picture_cuts_and_only_within_the_margin(side: int) -> None:
+    def small(gap: float) -> tuple[float, ...]:
+        box = [0.45, 0.45, 0.55, 0.55]
+        box[side] = gap if side < 2 else 1 - gap
+        box[(side + 2) % 4] = gap + 0.1 if side < 2 else 0.9 - gap
+        return tuple(box)
+
+    assert with_edge([[small(0.01)]] + [[BOX]] * 5, 0.01) == ""
+    assert with_edge([[small(0.012)]] + [[BOX]] * 5, 0.01) == "area-jump"
+    assert with_edge([[small(0.012)]] + [[BOX]] * 5, 0.02) == ""
+
+
+def test_a_box_that_grows_to_the_edge_is_still_an_area_jump() -> None:
+    assert with_edge([[BOX]] * 3 + [[(0.0, 0.0, 1.0, 1.0)]] + [[BOX]] * 3, 0.01) == "area-jump"
+    assert with_edge([[BOX]] * 3 + [[(0.0, 0.2, 0.6, 0.8)]] + [[BOX]] * 3, 0.01) == "area-jump"
+    # both are cut: what comes in may be of any size
+    assert with_edge([[SLIVER]] + [[(0.0, 0.3, 0.3, 0.7)]] * 5, 0.01) == ""
+
+
 def test_frames_with_more_than_three_boxes_lose_theirs() -> None:
     four = [BOX, (0.0, 0.0, 0.1, 0.1), (0.8, 0.8, 0.9, 0.9), (0.0, 0.8, 0.1, 0.9)]
     kept = judged([[BOX]] * 3 + [four] + [[BOX]] * 3)
@@ -152,6 +192,10 @@ def test_wrong_thresholds_are_said() -> None:
         RefinerSettings(min_s=5.0, max_s=2.0)
     with pytest.raises(RecipeError, match="at least 1"):
         FilterSettings(max_boxes=0)
+    for margin in (-0.01, 0.5):
+        with pytest.raises(RecipeError, match="edge_margin"):
+            FilterSettings(edge_margin=margin)
+    assert UniSTGRecipe().thresholds()["filter.edge_margin"] == 0.01
     assert UniSTGRecipe().digest() != UniSTGRecipe(filter=FilterSettings(max_boxes=2)).digest()
 
 
@@ -163,9 +207,12 @@ def filter_in_a_loop(record: Refined, recipe: UniSTGRecipe) -> Sample | Drop:
     jump = False
     for k in range(1, n):
         if keep[k] and keep[k - 1] and record.rows[k] - record.rows[k - 1] == 1:
-            jump |= bool(
-                max(areas[k], areas[k - 1]) > s.max_area_ratio * min(areas[k], areas[k - 1]) * (1 + 1e-9)
-            )
+            small, large = sorted((k - 1, k), key=lambda i: areas[i])
+            if s.edge_margin is not None:
+                x0, y0, x1, y1 = record.boxes_xyxy[small].tolist()
+                if min(x0, y0, 1 - x1, 1 - y1) <= s.edge_margin + 1e-9:
+                    continue
+            jump |= bool(areas[large] > s.max_area_ratio * areas[small] * (1 + 1e-9))
     total = 0.0
     for k in range(n):
         total += float(record.scores[k]) if keep[k] else 0.0
@@ -219,10 +266,13 @@ def refined_records(draw: st.DrawFn) -> list[Refined]:
         holes = rng.random(length) < draw(st.sampled_from([0.0, 0.1, 0.6]))
         holes[rng.integers(length)] = False
         steady = np.array([0.3, 0.3, 0.7, 0.7]) + rng.normal(0, draw(st.sampled_from([0.0, 0.01, 0.1])), 4)
-        frames = []
+        frames, at_edge = [], draw(st.sampled_from([0.0, 0.1]))
         for hole in holes:
             wild = np.sort(rng.random((rng.integers(1, 6), 2, 2)), axis=1).reshape(-1, 4)
-            near = np.clip(steady + rng.normal(0, 0.005, 4), 0.0, 1.0 + 9e-7)
+            near = steady + rng.normal(0, 0.005, 4)
+            if rng.random() < at_edge:
+                near[rng.integers(4)] += rng.choice([-0.3, 0.3])
+            near = np.clip(near, 0.0, 1.0 + 9e-7)
             near = np.sort(near.reshape(2, 2), axis=0).reshape(4)  # noise may have turned it inside out
             crowd = draw(st.sampled_from(["one", "one", "one", "many"]))
             frames.append(
@@ -237,9 +287,16 @@ def refined_records(draw: st.DrawFn) -> list[Refined]:
 
 
 @settings(max_examples=80, deadline=None)
-@given(refined_records(), st.sampled_from([1, 3, 9]), st.sampled_from([1.05, 2.0, 50.0]))
-def test_the_filter_is_the_plain_loop_bit_by_bit(records: list[Refined], most: int, ratio: float) -> None:
-    recipe = UniSTGRecipe(filter=FilterSettings(max_boxes=most, max_area_ratio=ratio))
+@given(
+    refined_records(),
+    st.sampled_from([1, 3, 9]),
+    st.sampled_from([1.05, 2.0, 50.0]),
+    st.sampled_from([None, 0.0, 0.01, 0.2]),
+)
+def test_the_filter_is_the_plain_loop_bit_by_bit(
+    records: list[Refined], most: int, ratio: float, margin: float | None
+) -> None:
+    recipe = UniSTGRecipe(filter=FilterSettings(max_boxes=most, max_area_ratio=ratio, edge_margin=margin))
     for record, answer in zip(records, filter_records(records, recipe), strict=True):
         wanted = filter_in_a_loop(record, recipe)
         assert answer.to_dict() == wanted.to_dict()

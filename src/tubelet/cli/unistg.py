@@ -1,4 +1,4 @@
-"""Commands that make training data from captions: unistg build, its four stages alone, stats, prove."""
+"""Commands that make training data: unistg build, its four stages alone, stats, mix, st-align, prove."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 
 if TYPE_CHECKING:
     from tubelet.scale.job import JobProgress
-    from tubelet.unistg.stages import StageDone
+    from tubelet.unistg.stage_files import StageDone
 
 unistg_app = typer.Typer(
     help="Uni-STG: tubes from captions with coarse times (analyzer, annotator, refiner, filter).",
@@ -159,6 +159,34 @@ def show(
         draw(folder, plot)
 
 
+@unistg_app.command("mix")
+def mix_command(
+    recipe: Annotated[
+        Path, typer.Argument(help="YAML: sources, format, proportions; recipes/unistg/mix.yaml.")
+    ],
+    out: Annotated[Path, typer.Argument(help="Folder for the mixture, its list, drops and report.")],
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value of the recipe, e.g. format=ms-swift.")
+    ] = None,
+) -> None:
+    """Builds, VTG, REC and conversations in, one training file in the paper's proportions out."""
+    from tubelet.unistg.mix import load_mix_recipe, make_mixture
+
+    done = make_mixture(load_mix_recipe(recipe, settings or []), out)
+    for title, n in done.report["sources"].items():
+        typer.echo(f"{title:32}{n['read']:12,} read{n['usable']:12,} usable{n['drawn']:12,} drawn")
+    for task, n in done.report["tasks"].items():
+        typer.echo(f"{task:32}{n['weight']:12,g} weight{n['usable']:10,} usable{n['drawn']:12,} drawn")
+    typer.echo(f"{done.file}: {done.written} written")
+    for reason, count in done.lost.items():
+        typer.echo(f"{count:10,}  {reason}", err=True)
+    if done.lost:
+        typer.echo(
+            f"tubelet: {sum(done.lost.values())} could not be used, drops.jsonl says which and why", err=True
+        )
+        raise SystemExit(1)
+
+
 @unistg_app.command("st-align")
 def st_align(
     recipe: Annotated[Path, typer.Argument(help="YAML: the sources, see tubelet.llava_st.assemble.")],
@@ -175,6 +203,8 @@ def st_align(
             )
     for reason, count in report["dropped"].items():
         typer.echo(f"{count:10,}  {reason}", err=True)
+    for name, count in report["other_kinds"].items():
+        typer.echo(f"{count:10,}  conversations of another kind than {name}", err=True)
     if report["broken_records"]:
         typer.echo(f"tubelet: {report['broken_records']} records could not be read", err=True)
         raise SystemExit(1)

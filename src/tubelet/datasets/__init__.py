@@ -13,13 +13,14 @@ Nothing here downloads anything. docs/datasets.md has a section per dataset.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from tubelet.errors import DataError
+from tubelet.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
     from tubelet.datasets.problems import OnError
@@ -41,6 +42,17 @@ DATASETS: dict[str, str] = {
     "qvhighlights": "tubelet.datasets.qvhighlights",
     "tvgbench": "tubelet.datasets.tvgbench",
     "refcoco": "tubelet.datasets.refcoco",
+    "vtimellm": "tubelet.datasets.vtimellm",
+    "moment-10m": "tubelet.datasets.moment_10m",
+    "anet-rtl": "tubelet.datasets.anet_rtl",
+    "grounded-videollm": "tubelet.datasets.grounded_videollm",
+    "vtg-it": "tubelet.datasets.vtg_it",
+    "internvid-g": "tubelet.datasets.internvid_g",
+    "hirest": "tubelet.datasets.hirest",
+    "coin": "tubelet.datasets.coin",
+    "youcook2": "tubelet.datasets.youcook2",
+    "flickr30k-entities": "tubelet.datasets.flickr30k_entities",
+    "grand": "tubelet.datasets.grand",
     "mvbench": "tubelet.datasets.mvbench",
     "video-mme": "tubelet.datasets.videomme",
     "egoschema": "tubelet.datasets.egoschema",
@@ -55,6 +67,18 @@ def open_dataset(name: str) -> ModuleType:
     if key not in DATASETS:
         raise DataError(f"unknown dataset {name!r}; datasets are {', '.join(sorted(DATASETS))}")
     return import_module(DATASETS[key])
+
+
+def check_options(source: str, options: Mapping[str, Any]) -> None:
+    """RecipeError for options that the reader of a source (of a recipe) does not take; a source that is no dataset
+    takes none."""
+    known: tuple[str, ...] = ()
+    if options and source in DATASETS:
+        given = signature(open_dataset(source).read).parameters
+        known = tuple(key for key in given if key not in ("folder", "split", "on_error"))
+    wrong = [key for key in options if key not in known]
+    if wrong:
+        raise RecipeError(f"{source} has no option {', '.join(wrong)}; it has {', '.join(known) or 'none'}")
 
 
 def read(

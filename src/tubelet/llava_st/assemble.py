@@ -17,8 +17,10 @@ with the least data for its share decides how many there are of each; `proportio
 
 One tube makes stvg, svg and elc (box and time where it begins in, its end and boxes out); one box rec and
 region_caption; sentences of one video a dvc. Times need to know how long a video is: where the annotation does not say,
-the video is opened below `videos`. Sources of the paper that have no reader here (VTimeLLM, Moment-10M, GranD, HiREST,
-Flickr30k Entities, ...) come in as "items" or "conversations", or not at all: report.json then says 0 of their task.
+the video (or image, for its size) is opened below `videos`. Conversations in which times stand between the words
+(vtimellm, moment-10m, ...; `datasets.talks`) give what they are good for: of a source, those that are of its kind, the
+others are counted ("other_kinds"). `options` go to the reader. docs/st-align.md says which sources of the paper have a
+reader; the others come in as "items" or "conversations", or not at all: report.json then says 0 of their task.
 """
 
 from __future__ import annotations
@@ -27,19 +29,22 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from tubelet.config_io import from_dict, load_yaml
-from tubelet.datasets import DATASETS, read
+from tubelet.datasets import DATASETS, check_options, read
 from tubelet.datasets.problems import Problems
 from tubelet.datasets.record import Record
+from tubelet.datasets.talks import is_talk, times_of
 from tubelet.errors import DataError, OutputError, RecipeError, VideoError
 from tubelet.llava_st.item_files import read_items, write_items
 from tubelet.llava_st.item_layout import KINDS
 from tubelet.llava_st.item_making import Timeline, item_from_record, items_joined, timeline_of
 from tubelet.llava_st.items import Item
 from tubelet.llava_st.mixture import Entry, Mixture, write_mixture
+from tubelet.llava_st.talk_items import item_of_talk, talk_fits
 
 PAPER: Mapping[int, Mapping[str, int]] = {
     1: {"video_captioning": 1_280_000},
@@ -73,7 +78,8 @@ PAPER: Mapping[int, Mapping[str, int]] = {
 
 @dataclass(frozen=True, slots=True)
 class AlignSource:
-    """path: of the annotations; videos: the folder that the items' paths are below (default: path)."""
+    """path: of the annotations; videos: the folder that the items' paths are below (default: path); options: of the
+    dataset's reader."""
 
     stage: int
     kind: str
@@ -81,6 +87,7 @@ class AlignSource:
     path: str
     split: str = "train"
     videos: str = ""
+    options: dict[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         if self.stage not in PAPER or self.kind not in KINDS:
@@ -91,6 +98,8 @@ class AlignSource:
             raise RecipeError(
                 f"a source is items, conversations or one of {', '.join(DATASETS)}; got {self.source!r}"
             )
+
+        check_options(self.source, self.options)
 
     @property
     def name(self) -> str:
@@ -118,6 +127,7 @@ class Assembly:
 class _Told:
     drops: list[dict[str, str]] = field(default_factory=list)
     problems: Problems = field(default_factory=Problems)
+    other: Counter[str] = field(default_factory=Counter)
 
     def drop(self, source: AlignSource, key: str, reason: str, detail: object) -> None:
         row = {"stage": str(source.stage), "source": source.name, "key": key}
@@ -171,6 +181,7 @@ def assemble(assembly: Assembly, out: Path | str) -> dict[str, Any]:
             for kind, paper in PAPER[stage].items()
         }
     report["broken_records"] = told.problems.count
+    report["other_kinds"] = dict(told.other)
     write_lines(told.drops, folder / "drops.jsonl")
     write_whole(folder / "report.json", json.dumps(report, indent=1) + "\n")
     return report
@@ -204,6 +215,8 @@ def item_of(record: Record, kind: str, timeline: Timeline | None, max_boxes: int
 
     DataError where it lacks what the kind needs.
     """
+    if is_talk(record):
+        return item_of_talk(record, kind, timeline)
     if kind in ("elc", "region_caption") and record.given_box is None and record.targets:
         record = replace(record, given_box=record.targets[0])
     if kind in ("elc", "region_caption", "temporal_referring") and not record.answer:
@@ -219,10 +232,16 @@ def _items(source: AlignSource, assembly: Assembly, told: _Told) -> Iterator[Ite
         yield from read_items(Path(source.path), told.problems)
     elif source.source == "conversations":
         yield from _conversations(source, told)
-    elif source.kind == "dvc":
-        yield from _captions_of_videos(source, assembly, told)
     else:
-        for record, timeline in _timed(source, told):
+        records = _timed(source, told)
+        first = next(records, None)
+        if first is None:
+            return
+        records = chain((first,), records)
+        if source.kind == "dvc" and not is_talk(first[0]):
+            yield from _captions_of_videos(source, records, assembly, told)
+            return
+        for record, timeline in records:
             try:
                 item = item_of(record, source.kind, timeline, assembly.max_boxes)
             except DataError as error:
@@ -232,41 +251,82 @@ def _items(source: AlignSource, assembly: Assembly, told: _Told) -> Iterator[Ite
 
 
 def _timed(source: AlignSource, told: _Told) -> Iterator[tuple[Record, Timeline | None]]:
+    """Records with their clips. Videos are opened where the annotation does not say how long they are, images where it
+    says no size; conversations of another kind are only counted."""
     folder = Path(source.videos or source.path)
     known: tuple[Path, Any] | None = None
-    for record in read(source.source, source.path, source.split, on_error=told.problems):
-        if record.video.kind == "image":
+    for record in read(source.source, source.path, source.split, on_error=told.problems, **source.options):
+        talk = is_talk(record)
+        if talk and not talk_fits(record, source.kind):
+            told.other[source.name] += 1
+            continue
+        path = record.video.find(folder)
+        if path is not None:  # of several places where it may lie, the one where it does
+            there = path.relative_to(folder).as_posix()
+            record = replace(record, video=replace(record.video, files=(there,)))
+        image = record.video.kind == "image"
+        if image and not _lacks_size(record):
             yield record, None
             continue
-        try:
-            yield record, timeline_of(record)
+        if talk and not times_of(record) and record.video.segment_s is None:
+            yield record, None
             continue
-        except DataError as error:
-            path, why = record.video.find(folder), error
+        why: object = "the annotation names no size of the image"
+        if not image:
+            try:
+                yield record, _clip_of(record)
+                continue
+            except DataError as error:
+                why = error
         if path is None:
-            told.drop(source, record.id, "no-length", why)
+            told.drop(source, record.id, "no-size" if image else "no-length", why)
             continue
         try:
             if known is None or known[0] != path:
                 from tubelet.video import open_video
 
-                known = (path, open_video(path).times_s)
-            timeline = timeline_of(record, frame_times_s=known[1])
+                known = (path, open_video(path))
+            if image:
+                yield _sized(record, known[1].width, known[1].height), None
+                continue
+            timeline = timeline_of(record, frame_times_s=known[1].times_s)
         except (VideoError, DataError) as error:
-            told.drop(source, record.id, "broken-video", error)
+            told.drop(source, record.id, "broken-image" if image else "broken-video", error)
             continue
         yield record, timeline
 
 
-def _captions_of_videos(source: AlignSource, assembly: Assembly, told: _Told) -> Iterator[Item]:
+def _clip_of(record: Record) -> Timeline:
+    """The clip, as far as the annotation says. DataError where only the frames of the video tell."""
+    video = record.video
+    if is_talk(record) and video.segment_s is not None and video.frame_count is None:
+        raise DataError(f"{record.id}: which frames its clip is, only the video says")
+    return timeline_of(record)
+
+
+def _lacks_size(record: Record) -> bool:
+    targets = (*record.targets, *((record.given_box,) if record.given_box is not None else ()))
+    return record.video.width is None and any(target.unit == "pixel" for target in targets)
+
+
+def _sized(record: Record, width: int, height: int) -> Record:
+    return replace(record, video=replace(record.video, width=width, height=height))
+
+
+def _captions_of_videos(
+    source: AlignSource,
+    records: Iterator[tuple[Record, Timeline | None]],
+    assembly: Assembly,
+    told: _Told,
+) -> Iterator[Item]:
     """Dense captions: all sentences of a video, which is why their records are held in memory."""
     videos: dict[str, tuple[Timeline | None, list[Record]]] = {}
-    for record, timeline in _timed(source, told):
+    for record, timeline in records:
         videos.setdefault(record.video.id, (timeline, []))[1].append(record)
-    for name, (timeline, records) in videos.items():
+    for name, (timeline, own) in videos.items():
         try:
             yield items_joined(
-                "dvc", records, timeline, max_boxes=assembly.max_boxes, id=f"{source.source}:{name}"
+                "dvc", own, timeline, max_boxes=assembly.max_boxes, id=f"{source.source}:{name}"
             )
         except DataError as error:
             told.drop(source, name, "not-this-kind", error)

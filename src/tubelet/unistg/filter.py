@@ -6,7 +6,9 @@ In this order, the first that holds is the reason:
 - too few boxes, or boxes in too small a part of the span's frames ("too-few-boxes", "too-sparse");
 - mean confidence below 0.3 ("low-confidence").
 
-Neighbouring frames are neighbouring sampled frames that both kept their box: a hole is not a jump.
+Neighbouring frames are neighbouring sampled frames that both kept their box: a hole is not a jump. Nor is it one when
+the smaller box is cut by the picture's edge (`edge_margin`, ours): its area is only the part in the picture, a lower
+bound, so that a thing that comes in or goes out says nothing about the track. A larger box at the edge is still judged.
 """
 
 from __future__ import annotations
@@ -47,6 +49,9 @@ def judge(
     neighbours = (np.diff(rows) == 1) & (np.diff(owner) == 0) & keep[1:] & keep[:-1]
     larger, smaller = np.maximum(area[1:], area[:-1]), np.minimum(area[1:], area[:-1])
     jump = neighbours & (larger > settings.max_area_ratio * smaller * (1 + 1e-9))
+    if settings.edge_margin is not None:
+        cut = _at_edge(boxes_xyxy, settings.edge_margin)
+        jump &= ~np.where(area[1:] < area[:-1], cut[1:], cut[:-1])
     jumps = np.bincount(owner[1:][jump], minlength=len(lengths))
     frames = rows[starts + lengths - 1] - rows[starts] + 1
     sums = np.bincount(owner, weights=np.where(keep, scores, 0.0), minlength=len(lengths))
@@ -59,6 +64,13 @@ def judge(
         mean < settings.min_confidence - 1e-9,
     ]
     return np.select(rules, list(range(1, len(rules) + 1)), default=0).astype(np.int64), keep
+
+
+def _at_edge(boxes_xyxy: FloatArray, margin: float) -> BoolArray:
+    """(N,) boxes with a side within `margin` of the picture's edge, or beyond."""
+    x0, y0, x1, y1 = boxes_xyxy.T
+    low, high = margin + 1e-9, 1 - margin - 1e-9
+    return np.asarray((x0 <= low) | (y0 <= low) | (x1 >= high) | (y1 >= high))
 
 
 def filter_records(refined: Iterable[Refined], recipe: UniSTGRecipe | None = None) -> Iterator[Sample | Drop]:

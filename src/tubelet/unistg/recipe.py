@@ -79,11 +79,14 @@ class RefinerSettings:
 @dataclass(frozen=True, slots=True)
 class FilterSettings:
     """max_boxes: frames with more lose their box (paper: 3). max_area_ratio: a larger change of the box's area between
-    neighbouring frames drops the tube (paper: 2). min_confidence: of the mean of its boxes (paper: 0.3).
+    neighbouring frames drops the tube (paper: 2). edge_margin: boxes within this part of the picture's width or height
+    from its edge count as cut by it, and a smaller box that is cut is no jump; null: every change counts, as in the
+    paper (ours). min_confidence: of the mean of its boxes (paper: 0.3).
     min_boxes, min_coverage: fewer boxes, or boxes in a smaller part of the span's frames: too short (ours)."""
 
     max_boxes: int = 3
     max_area_ratio: float = 2.0
+    edge_margin: float | None = 0.01
     min_confidence: float = 0.3
     min_boxes: int = 3
     min_coverage: float = 0.5
@@ -95,6 +98,11 @@ class FilterSettings:
             raise RecipeError(
                 "filter.max_boxes, min_boxes and max_area_ratio are at least 1, "
                 f"got {self.max_boxes}, {self.min_boxes} and {self.max_area_ratio}"
+            )
+        if self.edge_margin is not None and not 0 <= self.edge_margin < 0.5:
+            raise RecipeError(
+                "filter.edge_margin is a part of the picture's side, in [0, 0.5), or null for none, "
+                f"got {self.edge_margin}"
             )
 
 

@@ -19,62 +19,48 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tubelet.benchmarks.run_folder import write_whole
-from tubelet.config_io import from_dict, to_dict
+from tubelet.config_io import to_dict
 from tubelet.datasets.fields import RecordError
 from tubelet.datasets.problems import Problems
 from tubelet.datasets.reading import stream_jsonl
-from tubelet.errors import DataError, OutputError, RecipeError
+from tubelet.errors import DataError
 from tubelet.scale.job import Job, Report, Stage
 from tubelet.scale.ledger import Ledger, Part, open_ledger
-from tubelet.unistg.analyzer import AnalyzerSettings, analyze
+from tubelet.unistg.analyzer import analyze
 from tubelet.unistg.annotator import load_annotator, normal_video
 from tubelet.unistg.captions import CaptionSource, read_captions
 from tubelet.unistg.filter import filter_records
-from tubelet.unistg.recipe import AnnotatorSettings, RefinerSettings, UniSTGRecipe
+from tubelet.unistg.recipe import UniSTGRecipe
 from tubelet.unistg.records import Detected, Drop, Phrase, Refined, Sample
 from tubelet.unistg.refiner import refine
-from tubelet.unistg.rows import write_lines
+from tubelet.unistg.stage_files import (
+    INPUT,
+    BrokenLines,
+    StageDone,
+    as_it_was,
+    make_folder,
+    place_of,
+    told_before,
+    with_broken,
+    write_stage,
+)
 from tubelet.unistg.steps import aside_drop, engine
 
-INPUT = "input"
 T = TypeVar("T", Phrase, Detected, Refined)
 _MAKER = {Phrase: "analyze", Detected: "annotate", Refined: "refine"}
-_SETTINGS = {"analyzer": AnalyzerSettings, "annotator": AnnotatorSettings, "refiner": RefinerSettings}
-
-
-@dataclass(frozen=True, slots=True)
-class StageDone:
-    """What a stage did. took: records (and broken lines) read; gave: records written; reasons: of the drops.
-
-    broken: lines that were no records. aside: phrases whose video was set aside (its provider failed, a worker died).
-    """
-
-    out: Path
-    took: int
-    gave: int
-    reasons: Mapping[str, int]
-    broken: int
-    aside: int = 0
-
-    @property
-    def dropped(self) -> int:
-        return sum(self.reasons.values())
 
 
 def run_analyzer(source: CaptionSource, out: Path | str, recipe: UniSTGRecipe) -> StageDone:
     """Captions -> phrases. Raises DataError for a source that cannot be read, OutputError where nothing can be
     written, ModelError for an analyzer that is not there."""
-    place = _place(out, source.path)
-    broken = _Broken()
+    place = place_of(out, source.path)
+    broken = BrokenLines()
     took = Counter[str]()
 
     def captions() -> Iterator[Any]:
@@ -83,23 +69,23 @@ def run_analyzer(source: CaptionSource, out: Path | str, recipe: UniSTGRecipe) -
             yield record
 
     found = analyze(captions(), recipe.analyzer)
-    return _write(place, "analyzer", _with_broken(found, broken), broken, took, {}, recipe)
+    return write_stage(place, "analyzer", with_broken(found, broken), broken, took, {}, recipe)
 
 
 def run_refiner(path: Path | str, out: Path | str, recipe: UniSTGRecipe) -> StageDone:
     """Detected -> refined."""
-    place, broken, took = _place(out, path), _Broken(), Counter[str]()
+    place, broken, took = place_of(out, path), BrokenLines(), Counter[str]()
     found = (
         one if isinstance(one, Drop) else refine(one, recipe.refiner)
         for one in read_records(Path(path), Detected, broken, took)
     )
-    return _write(place, "refiner", _with_broken(found, broken), broken, took, _before(path), recipe)
+    return write_stage(place, "refiner", with_broken(found, broken), broken, took, told_before(path), recipe)
 
 
 def run_filter(path: Path | str, out: Path | str, recipe: UniSTGRecipe) -> StageDone:
     """Refined -> samples, as `unistg build` keeps them."""
-    place, broken, took = _place(out, path), _Broken(), Counter[str]()
-    before = _before(path)
+    place, broken, took = place_of(out, path), BrokenLines(), Counter[str]()
+    before = told_before(path)
     aside: list[Drop] = []
 
     def good() -> Iterator[Refined]:
@@ -113,7 +99,7 @@ def run_filter(path: Path | str, out: Path | str, recipe: UniSTGRecipe) -> Stage
         yield from filter_records(good(), as_it_was(recipe, before))
         yield from aside
 
-    return _write(place, "filter", _with_broken(found(), broken), broken, took, before, recipe)
+    return write_stage(place, "filter", with_broken(found(), broken), broken, took, before, recipe)
 
 
 def run_annotator(
@@ -133,11 +119,11 @@ def run_annotator(
     annotator that is not there, DataError for a job of other phrases or settings or one that needs resume, OutputError
     where nothing can be written (make space, then resume).
     """
-    path, place = Path(path), _place(out, path)
+    path, place = Path(path), place_of(out, path)
     run = engine(engine_name)
     if recipe.annotator.provider != "files":
         load_annotator(recipe.annotator)  # a provider that is not there is said before any work
-    _make_folder(place)
+    make_folder(place)
     ledger_path = place.with_name(f"{place.stem}.ledger.sqlite")
     if ledger_path.exists() and not resume:
         raise DataError(
@@ -149,10 +135,12 @@ def run_annotator(
         if retry_aside:
             ledger.retry_aside()
         run(Job("uni-stg annotate", (stage,)), ledger, report)
-        broken = _Broken(int(ledger.meta("broken") or 0))
+        broken = BrokenLines(int(ledger.meta("broken") or 0))
         took = Counter(records=int(ledger.meta("records") or 0))
         lost = Counter[str]()
-        done = _write(place, "annotator", _results(ledger, lost), broken, took, _before(path), recipe)
+        done = write_stage(
+            place, "annotator", _results(ledger, lost), broken, took, told_before(path), recipe
+        )
     return replace(done, aside=lost["aside"])
 
 
@@ -185,130 +173,11 @@ def read_records(
         )
 
 
-def as_it_was(recipe: UniSTGRecipe, before: Mapping[str, Any]) -> UniSTGRecipe:
-    """The recipe with the settings that earlier stages were run with (of a .stage.json)."""
-    known: dict[str, Any] = {
-        name: from_dict(kind, before["settings"][name], name)
-        for name, kind in _SETTINGS.items()
-        if name in before.get("settings", {})
-    }
-    return replace(recipe, **known)
-
-
 # --- parts ---------------------------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class _Broken(Problems):
-    """Problems that become drops. waiting: those that are not written yet."""
-
-    waiting: list[Drop] = field(default_factory=list)
-
-    def add(self, error: RecordError) -> None:
-        Problems.add(self, error)
-        what = f"field {error.field}: {error.reason}" if error.field else error.reason
-        name = Path(error.file).name  # files hold no machine's paths
-        self.waiting.append(Drop(f"{name}, {error.where}", INPUT, "broken-line", what[:300]))
-
-    def take(self) -> list[Drop]:
-        out, self.waiting = self.waiting, []
-        return out
-
-
-def _with_broken(records: Iterable[Any], broken: _Broken) -> Iterator[Any]:
-    for record in records:
-        yield from broken.take()
-        yield record
-    yield from broken.take()
 
 
 def _phrase(record: Detected | Refined) -> Phrase:
     return record.phrase if isinstance(record, Detected) else record.detected.phrase
-
-
-def _write(
-    out: Path,
-    stage: str,
-    records: Iterable[Any],
-    broken: Problems,
-    took: Counter[str],
-    before: Mapping[str, Any],
-    recipe: UniSTGRecipe,
-) -> StageDone:
-    """Records (with to_dict, or plain) to OUT and drops beside it, then the counts; OUT appears last."""
-    reasons: Counter[str] = Counter()
-    drops = out.with_name(f"{out.stem}.drops.jsonl")
-    part, drops_part = (p.with_name(f".{p.name}.{os.getpid()}.half") for p in (out, drops))
-    _make_folder(out)
-    try:
-        with drops_part.open("w", encoding="utf-8") as file:
-
-            def kept() -> Iterator[Mapping[str, Any]]:
-                for record in records:
-                    if isinstance(record, Drop):
-                        reasons[f"{record.stage}: {record.reason}"] += 1
-                        file.write(json.dumps(record.to_dict(), ensure_ascii=False) + "\n")
-                    else:
-                        yield record if isinstance(record, Mapping) else record.to_dict()
-
-            gave = write_lines(kept(), part)
-        counts = {
-            "stage": stage,
-            "took": took["records"] + broken.count,
-            "gave": gave,
-            "dropped": dict(sorted(reasons.items())),
-        }
-        settings = {**before.get("settings", {}), stage: recipe.decisive()[stage]}
-        told = {"stages": [*before.get("stages", []), counts], "settings": settings}
-        drops_part.replace(drops)
-        write_whole(_told_path(out), json.dumps(told, indent=1, ensure_ascii=False) + "\n")
-        part.replace(out)
-    except OSError as error:
-        raise OutputError(f"cannot write {out}: {error.strerror or error}") from error
-    finally:
-        for path in (part, drops_part):
-            with suppress(OSError):
-                path.unlink(missing_ok=True)
-    return StageDone(out, int(counts["took"]), gave, counts["dropped"], broken.count)  # type: ignore[arg-type, call-overload]
-
-
-def _before(path: Path | str) -> dict[str, Any]:
-    """What the stage that wrote this file said of itself; nothing where there is no such file."""
-    told = _told_path(Path(path))
-    try:
-        data = json.loads(told.read_text(encoding="utf-8"))
-        as_it_was(UniSTGRecipe(), data)
-        if not isinstance(data["stages"], list):
-            raise TypeError("stages are a list")
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, RecipeError) as error:
-        raise DataError(
-            f"{told} does not say how {Path(path).name} was made ({error!s:.120}): remove it"
-        ) from error
-    return dict(data)
-
-
-def _told_path(path: Path) -> Path:
-    return path.with_name(f"{path.stem}.stage.json")
-
-
-def _place(out: Path | str, path: Path | str) -> Path:
-    place = Path(out)
-    if place.suffix != ".jsonl":
-        raise OutputError(
-            f"records are written as JSON Lines: a name that ends in .jsonl, got {place.name!r}"
-        )
-    if place.absolute() == Path(path).absolute():
-        raise OutputError(f"{place} is what is read: write to another file")
-    return place
-
-
-def _make_folder(out: Path) -> None:
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot write {out}: {error.strerror or error}") from error
 
 
 def _fill(ledger: Ledger, path: Path, recipe: UniSTGRecipe) -> None:
@@ -324,7 +193,7 @@ def _fill(ledger: Ledger, path: Path, recipe: UniSTGRecipe) -> None:
         raise DataError(f"{ledger.path} is a job of other phrases or settings: write to another file")
     if ledger.meta("drops") is not None:
         return
-    broken, took, drops = _Broken(), Counter[str](), list[Drop]()
+    broken, took, drops = BrokenLines(), Counter[str](), list[Drop]()
 
     def parts() -> Iterator[tuple[str, Part]]:
         for place, one in enumerate(read_records(path, Phrase, broken, took)):
