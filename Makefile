@@ -44,4 +44,4 @@ define install
 endef
 
 clean:
-	rm -rf .venv .venv-oldest build dist demo runs .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-oldest build dist demo .mypy_cache .ruff_cache .pytest_cache

@@ -38,6 +38,24 @@ def test_commands_and_python_of_the_readme_run(tmp_path: Path) -> None:
     assert len(done.stdout.strip().splitlines()) == 2
 
 
+def test_numbers_of_the_readme_are_those_of_the_results() -> None:
+    """Rounded to two digits: the embedded model, both ways to read the span, and the baselines."""
+    results = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    table = results.split("## `spacevllm-pico` on the toy world's test split")[1].split("\n## ")[0]
+
+    def means(row: str) -> list[str]:
+        (line,) = [line for line in table.splitlines() if line.startswith(f"| {row}")]
+        return [f"{float(cell.split()[0]):.2f}" for cell in line.split("|")[2:-1] if cell.strip() not in "-"]
+
+    told = " ".join(README.split("On 500 test videos")[1].split("Intervals")[0].split())
+    model, text = means("`spacevllm-pico` |"), means("the same, times as text")
+    assert f"m_tIoU {model[0]}, m_vIoU {model[1]} and rejects" in told and f"accuracy of {model[-1]};" in told
+    assert f"times as text, the paper's way, m_tIoU {text[0]} and m_vIoU {text[1]}." in told
+    constant, track = means("constant centre"), means("random track")
+    assert f"constant box has {constant[0]}, {constant[1]} and none" in told
+    assert f"random track {track[0]} and {track[1]}." in told
+
+
 @pytest.mark.parametrize("path", re.findall(r"\]\(((?!http)[^)]+)\)", README))
 def test_links_of_the_readme_exist(path: str) -> None:
     assert (ROOT / path).exists()

@@ -20,9 +20,14 @@ import torch
 import yaml
 
 from tubelet.config_io import to_dict
-from tubelet.errors import ModelError, RecipeError
+from tubelet.errors import ModelError, OutputError, RecipeError
 from tubelet.spacevllm.batch import collate, normalise
-from tubelet.spacevllm.calibrate import best_threshold, presence_threshold, world_domain
+from tubelet.spacevllm.calibrate import (
+    best_threshold,
+    presence_threshold,
+    text_presence_threshold,
+    world_domain,
+)
 from tubelet.spacevllm.checkpoint import Bundle, load_bundle
 from tubelet.spacevllm.config import DecoderConfig, SpaceVLLMConfig
 from tubelet.spacevllm.decoder import cxcywh_to_xyxy
@@ -287,9 +292,11 @@ def test_checkpoints_are_complete_or_absent(
         Path(args[1]).write_bytes(b"half")
 
     monkeypatch.setattr(checkpoint_module, "save_file", fail)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(
+        OutputError, match=r"no space left; make room .* the run goes on from checkpoint-00000001$"
+    ):
         save_checkpoint(tmp_path, model, optimisers, Progress(total_steps=2))
-    assert [p.name for p in checkpoints(tmp_path)] == ["checkpoint-00000001"]
+    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint-00000001"]  # and no .writing-* beside it
     monkeypatch.undo()
     save_checkpoint(tmp_path, model, optimisers, Progress(total_steps=2))
     save_checkpoint(tmp_path, model, optimisers, Progress(total_steps=30))
@@ -689,8 +696,9 @@ def test_best_threshold_against_brute_force() -> None:
 
 
 def test_presence_threshold_of_a_model(tiny_bundle: Bundle) -> None:
-    first, second = (presence_threshold(tiny_bundle, VIDEOS, questions=20) for _ in range(2))
-    assert first == second and 0 <= first <= 1
+    for measure in (presence_threshold, text_presence_threshold):
+        first, second = (measure(tiny_bundle, VIDEOS, questions=20) for _ in range(2))
+        assert first == second and 0 <= first <= 1
 
 
 def test_world_domain_knows_the_toy_world() -> None:

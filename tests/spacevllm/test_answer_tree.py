@@ -20,6 +20,7 @@ from tubelet.spacevllm.answer_tree import (
 )
 from tubelet.spacevllm.pack import pack
 from tubelet.spacevllm.prompts import encode_query, make_prefix, time_answers
+from tubelet.spacevllm.weigh import text_presences
 
 ANSWERS = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=5), min_size=1, max_size=12)
 
@@ -112,3 +113,40 @@ def test_the_text_route_answers_with_frames_that_exist(tiny_bundle: Any) -> None
         grounder.ground(state, q, "stvg", span_reader="text") for q in ("the red circle", "something spins")
     ]
     assert [p.text for p in many] == [p.text for p in alone]
+
+
+def test_the_threshold_decides_what_words_say_is_not_there(tiny_bundle: Any) -> None:
+    """0: always a time; 1: never; between two sentences' presences: the one, not the other. Confidence agrees."""
+    from fractions import Fraction
+
+    from tubelet.frames import Clip, FrameGrid
+    from tubelet.spacevllm.grounder import SpaceVLLMGrounder
+    from tubelet.spacevllm.model import SpaceVLLM
+    from tubelet.spacevllm.prompts import question_text
+
+    grid = FrameGrid(np.arange(4), np.arange(4) + 0.5, Fraction(1), 4.0, 64, 64)
+    clip = Clip(np.random.default_rng(1).integers(0, 255, (4, 64, 64, 3)).astype(np.uint8), grid)
+    queries = ["the red circle", "something that spins"]
+
+    def asked(threshold: float) -> tuple[list[Any], list[float]]:
+        config = replace(
+            tiny_bundle.model.config,
+            snap_answers=True,
+            presence_threshold=0.0,
+            text_presence_threshold=threshold,
+        )
+        bundle = replace(tiny_bundle, model=SpaceVLLM(tiny_bundle.model.base, config).eval())
+        grounder = SpaceVLLMGrounder(bundle, "tiny")
+        state = grounder.encode(clip)
+        words = [encode_query(bundle.tokenizer, question_text(config, "stvg", q)) for q in queries]
+        presences = text_presences(bundle, state.prefix, grid.times_s, words)
+        return grounder.ground_many(state, queries, "stvg", span_reader="text"), presences
+
+    there, presences = asked(0.0)
+    assert all(p.tube is not None for p in there) and presences[0] != presences[1]
+    gone, _ = asked(1.0)
+    assert all(p.tube is None and p.failure is None and p.confidence < 0.5 for p in gone)
+    middle, _ = asked(sum(presences) / 2)
+    for prediction, presence in zip(middle, presences, strict=True):
+        here = presence > sum(presences) / 2
+        assert (prediction.tube is not None) == here and (prediction.confidence > 0.5) == here

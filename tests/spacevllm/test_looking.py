@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from tubelet.packed import block_mask, mask_for
 from tubelet.spacevllm.batch import collate, normalise
 from tubelet.spacevllm.looking import attention_of, looking_loss
 from tubelet.spacevllm.loss import SpaceTruth, cell_targets
-from tubelet.spacevllm.pack import NO_FRAME
+from tubelet.spacevllm.pack import ANY_FRAME, NO_FRAME
 from tubelet.training.samples import WorldMix, world_batch
 
 
@@ -61,14 +62,40 @@ def test_the_loss_wants_attention_on_the_thing_in_any_frame() -> None:
     cell = int(cell_targets(boxes[0, :1], 4)[0].argmax())
     attention = torch.full((2, 3, 4), 0.01)
     attention[0, 1, cell] = 0.6
-    question = torch.tensor([0, 1])
-    assert float(looking_loss(attention, truth, question)) == pytest.approx(-torch.log(torch.tensor(0.61)))
+    question, anywhere = torch.tensor([0, 1]), torch.tensor([ANY_FRAME, ANY_FRAME])
+    assert float(looking_loss(attention, truth, question, anywhere)) == pytest.approx(
+        -torch.log(torch.tensor(0.61))
+    )
     away = attention.clone()
     away[0, 1, cell], away[0, 2, cell] = 0.01, 0.6  # where it is not seen any more
-    assert float(looking_loss(away, truth, question)) == pytest.approx(-torch.log(torch.tensor(0.02)))
+    assert float(looking_loss(away, truth, question, anywhere)) == pytest.approx(
+        -torch.log(torch.tensor(0.02))
+    )
     none = attention.clone().requires_grad_()
-    looking_loss(none, truth, question[1:]).backward()
+    looking_loss(none, truth, question[1:], anywhere[1:]).backward()
     assert none.grad is not None and not none.grad.any()
+
+
+def test_words_that_tell_a_time_should_look_at_that_frame() -> None:
+    """All of it, whatever it shows; words about other things in the same batch keep their own aim."""
+    flags = torch.ones(2, dtype=torch.bool)
+    truth = SpaceTruth(
+        boxes_cxcywh=torch.tensor([0.25, 0.25, 0.5, 0.5]).expand(2, 3, 4),
+        has_box=torch.zeros(2, 3, dtype=torch.bool),
+        active=torch.zeros(2, 3, dtype=torch.bool),
+        timed=flags,
+        present=flags,
+        judged=flags,
+        frame_mask=torch.ones(2, 3, dtype=torch.bool),
+        about=torch.tensor([[False, False, False], [True, False, False]]),
+    )
+    attention = torch.full((2, 3, 4), 0.01)
+    attention[0, 2, 3], attention[1, 0, 0] = 0.4, 0.2
+    question = torch.tensor([0, 1])
+    told = looking_loss(attention, truth, question, torch.tensor([2, ANY_FRAME]))
+    assert float(told) == pytest.approx(-(math.log(0.43) + math.log(0.2)) / 2, rel=1e-5)
+    elsewhere = looking_loss(attention, truth, question[:1], torch.tensor([1]))
+    assert float(elsewhere) == pytest.approx(-math.log(0.04), rel=1e-5)
 
 
 def test_training_on_it_draws_the_attention_there(new_tiny: Any) -> None:
@@ -80,11 +107,12 @@ def test_training_on_it_draws_the_attention_there(new_tiny: Any) -> None:
         world_batch(mix, 0), model.config, bundle.layout, bundle.tokenizer, model.tokens_per_frame
     )
     pixels = normalise(batch.pixels, bundle.pixel_mean, bundle.pixel_std)
-    question = batch.packed.answer_question[batch.packed.answer_frame != NO_FRAME]
+    told = batch.packed.answer_frame != NO_FRAME
+    words = batch.packed.answer_question[told], batch.packed.answer_frame[told]
     optimiser = torch.optim.Adam(model.parameters(), 3e-3)
     losses = []
     for _ in range(30):
-        loss = looking_loss(model(batch.packed, pixels, False, True).looks, batch.truth, question)
+        loss = looking_loss(model(batch.packed, pixels, False, True).looks, batch.truth, *words)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

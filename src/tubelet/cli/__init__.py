@@ -6,8 +6,12 @@ when everything worked, 1 when something failed, 2 for a wrong call, 130 after C
 
 from __future__ import annotations
 
+import errno
+import io
 import logging
+import os
 import sys
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -23,6 +27,7 @@ from tubelet.cli import (
     studies,
     training,
     unistg,
+    unistg_proof,
     zeroshot,
 )
 from tubelet.errors import TubeletError
@@ -41,6 +46,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(studies.ablate_app, name="ablate")
 app.add_typer(zeroshot.study_app, name="study")
 app.add_typer(unistg.unistg_app, name="unistg")
+unistg.unistg_app.add_typer(unistg_proof.prove_training_app, name="prove-training")
 
 app.command()(grounding.ground)
 app.command()(grounding.ask)
@@ -62,10 +68,15 @@ data_app.command("list")(data.data_list)
 def main() -> None:
     """Entry point: run a command; every expected error is one sentence on stderr."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    # a terminal or a pipe may know fewer letters than a sentence has
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         app(standalone_mode=True)
     except TubeletError as error:
         _fail(str(error))
+    except KeyboardInterrupt:  # before typer has begun to run the command
+        _fail("interrupted", 130)
     except SystemExit as stop:
         if stop.code == 130:  # typer turns Ctrl-C into this code without a word
             typer.echo("tubelet: interrupted", err=True)
@@ -73,6 +84,14 @@ def main() -> None:
     except BrokenPipeError:  # the reader of our stdout has gone (for example `| head`)
         sys.stderr.close()
         raise SystemExit(1) from None
+    except OSError as error:  # in most cases of stdout: what writes a file says so itself
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        with suppress(OSError, ValueError):  # what is left in its buffer would fail again at the end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _fail(
+            f"cannot write {error.filename or 'the output'}: {error.strerror}, make room or write elsewhere"
+        )
 
 
 def _fail(message: str, code: int = 1) -> None:

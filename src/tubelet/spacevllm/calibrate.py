@@ -1,4 +1,4 @@
-"""What is measured on the validation split after training: the presence threshold, and what the data look like.
+"""What is measured on the validation split after training: presence thresholds, and what the data look like.
 
 Train, val and test never share a scene (`world.choreography.scene_rng`), so neither number has seen the test split.
 """
@@ -15,6 +15,9 @@ import torch
 from tubelet.spacevllm.batch import collate, normalise
 from tubelet.spacevllm.checkpoint import Bundle
 from tubelet.spacevllm.domain import Domain, fit_domain, statistics
+from tubelet.spacevllm.pack import pack
+from tubelet.spacevllm.prompts import encode_query, make_prefix, question_text
+from tubelet.spacevllm.weigh import text_presences
 from tubelet.training.samples import WorldMix, world_batch
 
 
@@ -34,6 +37,37 @@ def presence_threshold(bundle: Bundle, mix: WorldMix, questions: int = 600) -> f
             out = model(batch.packed, normalise(batch.pixels, bundle.pixel_mean, bundle.pixel_std))
         scores += out.decoder.presence_logits.sigmoid().tolist()
         present += batch.truth.present.tolist()
+        step += 1
+    return best_threshold(np.array(scores), np.array(present))
+
+
+def text_presence_threshold(bundle: Bundle, mix: WorldMix, questions: int = 400) -> float:
+    """The same of the answers in words: how likely must a time be, against "not in this video"?"""
+    model = bundle.model.eval()
+    present: list[bool] = []
+    scores: list[float] = []
+    step = 0
+    mix = replace(mix, kind="video", batch=8, questions=4, tasks=("stvg",), absent_rate=0.4, answer_rate=0.0)
+    while len(present) < questions:
+        for sample in world_batch(mix, step, split="val"):
+            times = sample.times_s
+            prefix = make_prefix(
+                model.config,
+                bundle.layout,
+                bundle.tokenizer,
+                times,
+                sample.duration_s,
+                model.tokens_per_frame,
+            )
+            pixels = torch.from_numpy(sample.pixels).permute(0, 3, 1, 2).to(model.device)
+            pixels = normalise(pixels, bundle.pixel_mean, bundle.pixel_std).to(model.base.dtype)
+            state = model.encode_prefix(pack([prefix], [[]]).to(model.device), pixels)
+            asked = [
+                encode_query(bundle.tokenizer, question_text(model.config, q.task, q.query))
+                for q in sample.questions
+            ]
+            scores += text_presences(bundle, state, times, asked)
+            present += [q.present for q in sample.questions]
         step += 1
     return best_threshold(np.array(scores), np.array(present))
 

@@ -11,6 +11,8 @@ from typing import Any
 
 from tubelet.errors import ModelError
 
+SPAN_READERS = ("text", "activity", "both")
+
 
 @dataclass(frozen=True, slots=True)
 class DecoderConfig:
@@ -82,6 +84,8 @@ class SpaceVLLMConfig:
         "base": as the base was trained, "bilinear" where it says nothing.
     weigh_answers: where answers name sampled frames, read the span with the highest expected overlap over all of them
         (`answer_tree`) instead of the one that is written greedily (our addition).
+    text_presence_threshold: where answers are weighed, "not in this video" is read when all others together have a
+        smaller share of the probability than this; calibrated on validation data (our addition; 0.5: the likelier one).
     words: rows of the vocabulary that may be written in answers: the rows after them are padding or placeholders of a
         published base, which were never trained as words (0: all rows; a base that says so sets it).
     """
@@ -103,12 +107,13 @@ class SpaceVLLMConfig:
     pool: str = "base"
     words: int = 0
     weigh_answers: bool = True
+    text_presence_threshold: float = 0.5
 
     def __post_init__(self) -> None:
         for name, options in (
             ("time_layout", ("list", "interleaved", "llava_video", "none")),
             ("prompts", ("full", "brief")),
-            ("span_reader", ("text", "activity", "both")),
+            ("span_reader", SPAN_READERS),
             ("newline", ("base", "one", "frame", "grid", "none")),
             ("pool", ("base", "bilinear", "average", "max")),
         ):
@@ -120,6 +125,11 @@ class SpaceVLLMConfig:
             raise ModelError(
                 "max_frames must be at least 1 and motion_layers at least 0, "
                 f"got {self.max_frames} and {self.motion_layers}"
+            )
+        if not (0 <= self.presence_threshold <= 1 and 0 <= self.text_presence_threshold <= 1):
+            raise ModelError(
+                "presence_threshold and text_presence_threshold are probabilities, "
+                f"got {self.presence_threshold:g} and {self.text_presence_threshold:g}"
             )
         if self.words < 0:
             raise ModelError(f"words is a number of rows of the vocabulary, 0 for all, got {self.words}")

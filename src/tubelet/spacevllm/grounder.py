@@ -7,6 +7,7 @@ g.ground_many(state, sentences)                 # packed: one pass for all
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,16 +20,10 @@ import torch
 from tubelet import __version__
 from tubelet.errors import ModelError, QueryError, TubeletError
 from tubelet.frames import Clip, FrameGrid
-from tubelet.spacevllm.answer_tree import (
-    AnswerTree,
-    FloatArray,
-    best_overlap,
-    common_beginning,
-    likely_starts,
-    make_tree,
-)
+from tubelet.model_folder import torch_dtype
 from tubelet.spacevllm.batch import normalise
-from tubelet.spacevllm.checkpoint import Bundle
+from tubelet.spacevllm.checkpoint import Bundle, save_bundle
+from tubelet.spacevllm.config import SPAN_READERS
 from tubelet.spacevllm.domain import Domain, domain_note
 from tubelet.spacevllm.model import Asked, PrefixState
 from tubelet.spacevllm.pack import pack
@@ -40,9 +35,9 @@ from tubelet.spacevllm.prompts import (
     make_prefix,
     parse_span,
     question_text,
-    time_answers,
 )
 from tubelet.spacevllm.readout import FrameReading, calibrated, make_tube, read_span
+from tubelet.spacevllm.weigh import weighed_answers
 from tubelet.tube import TASKS, Prediction, Span, Tube
 from tubelet.video import Video, open_video, read_clip_report, sample_uniform
 
@@ -85,13 +80,22 @@ class SpaceVLLMGrounder:
 
         from tubelet.spacevllm.model import SpaceVLLM
 
-        config = replace(self.config, presence_threshold=0.0)
+        config = replace(self.config, presence_threshold=0.0, text_presence_threshold=0.0)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = SpaceVLLM(LlavaOnevisionForConditionalGeneration(self.model.base.config), config)
         model.to(self.model.device, self.model.base.dtype)
         bundle = replace(self.bundle, model=model, trained=False)
         return SpaceVLLMGrounder(bundle, f"{self.name}, untrained", f"seed {seed}", self.domain)
+
+    def save_pretrained(self, folder: str | Path, dtype: str | None = None, card: str = "") -> Path:
+        """Write the model as a folder that `tubelet.load` loads again: config.json, safetensors, tokenizer,
+        preprocessor_config.json, domain.json where it has one, and README.md (`card`, or a model card made here).
+
+        dtype: float32, bfloat16 or float16; default: as in memory. Complete or not at all; another model there is
+        replaced. Raises OutputError for a folder that holds anything else, and when there is no space.
+        """
+        return save_bundle(self.bundle, folder, torch_dtype(dtype), card, domain=self.domain)
 
     # --- encode --------------------------------------------------------------------------------
 
@@ -109,11 +113,7 @@ class SpaceVLLMGrounder:
             grid = sample_uniform(opened, self.max_frames, window, ends=as_published)
             side = self.model.image_size
             clip, report = read_clip_report(opened, grid, size=(side, side))
-            if report.n_missing:
-                notes.append(
-                    f"{report.n_missing} of {report.n_wanted} frames could not be decoded; "
-                    "neighbours stand in"
-                )
+            notes += report.notes
         decoded = time.perf_counter()
         state: EncodedVideo = self._encode_clip(clip, name, is_image, notes, decoded - start)
         return state
@@ -199,7 +199,7 @@ class SpaceVLLMGrounder:
         task = task or ("rec" if state.is_image else "stvg")
         self._check_task(task, state)
         reader = span_reader or self.config.span_reader
-        if reader not in ("text", "activity", "both"):
+        if reader not in SPAN_READERS:
             raise QueryError(f"span_reader is text, activity or both, got {reader!r}")
         spans = [span] * len(queries) if span is None or isinstance(span, Span) else list(span)
         if len(spans) != len(queries):
@@ -220,11 +220,14 @@ class SpaceVLLMGrounder:
             wants_text = task in ("stvg", "tvg") and reader != "activity"
             weighs = wants_text and self.config.snap_answers and self.config.weigh_answers
             asked = self._ask(state, questions, wants_text and not weighs)
+            told: list[float] = []
             if weighs:
-                asked = replace(asked, answers=self._weigh(state, questions))
+                answers, told = weighed_answers(self.bundle, state.prefix, state.grid, questions)
+                asked = replace(asked, answers=answers)
             each = (time.perf_counter() - start) / len(part)
             for row, (k, text, _) in enumerate(part):
-                out[k] = self._read(state, asked, row, text, task, spans[k], reader, each)
+                presence = self._presence(asked, row, told[row] if told and reader == "text" else None)
+                out[k] = self._read(state, asked, row, presence, text, task, spans[k], reader, each)
         return [p for p in out if p is not None]
 
     def ask(
@@ -270,41 +273,23 @@ class SpaceVLLMGrounder:
         )
         return asked
 
-    def _weigh(self, state: EncodedVideo, questions: list[list[int]]) -> list[list[int]]:
-        """The answer to each question whose span has the highest expected overlap, among all that name two frames."""
-        layout, grid = self.bundle.layout, state.grid
-        answers, absent = time_answers(self.config, self.bundle.tokenizer, grid.times_s)
-        absent = [*absent, *layout.end]
-        starts = [common_beginning(row) for row in answers]
-        edges = grid.cell_edges_s()
-
-        def scores(question: list[int], tree: AnswerTree) -> FloatArray:
-            found = self.model.answer_scores(state.prefix, [*question, *layout.tail], tree)
-            return tree.total(found.double().cpu().numpy())
-
-        first = make_tree([*starts, absent])
-        out = []
-        for question in questions:
-            of_starts = scores(question, first)
-            if of_starts[-1] > np.logaddexp.reduce(of_starts[:-1]):
-                out.append(absent[:-1])
-                continue
-            pairs = [(i, j) for i in likely_starts(of_starts[:-1]) for j in range(i, len(grid.times_s))]
-            ended = make_tree([[*answers[i][j], *layout.end] for i, j in pairs])
-            spans_s = np.array([(edges[i], edges[j + 1]) for i, j in pairs])
-            i, j = pairs[best_overlap(scores(question, ended), spans_s)[0]]
-            out.append(answers[i][j])
-        return out
-
     def _text(self, ids: Sequence[int]) -> str:
         text: str = self.bundle.tokenizer.decode(ids, skip_special_tokens=True)
         return text.strip()
+
+    def _presence(self, asked: Asked, row: int, told: float | None) -> float:
+        """As a probability that is 0.5 at the threshold of where it comes from: the decoder's head, or the words."""
+        if told is None:
+            return calibrated(float(asked.decoder.presence_logits[row]), self.config.presence_threshold)
+        logit = math.log(max(told, 1e-12) / max(1 - told, 1e-12))
+        return calibrated(logit, self.config.text_presence_threshold)
 
     def _read(
         self,
         state: EncodedVideo,
         asked: Asked,
         row: int,
+        presence: float,
         query: str,
         task: str,
         given: Span | None,
@@ -316,7 +301,7 @@ class SpaceVLLMGrounder:
             boxes_xyxy=decoder.boxes_xyxy[row].double().cpu().numpy(),
             activity=decoder.activity_logits[row].sigmoid().double().cpu().numpy(),
             quality=decoder.quality_logits[row].sigmoid().double().cpu().numpy(),
-            presence=calibrated(float(decoder.presence_logits[row]), self.config.presence_threshold),
+            presence=presence,
         )
         text = self._text(asked.answers[row]) if asked.answers else ""
         grid = state.grid

@@ -15,7 +15,7 @@ from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb
 
 from tubelet.packed import block_mask
 from tubelet.spacevllm.loss import SpaceTruth, cell_targets
-from tubelet.spacevllm.pack import Packed
+from tubelet.spacevllm.pack import ANY_FRAME, Packed
 
 
 def attention_of(
@@ -40,18 +40,23 @@ def attention_of(
     return found.gather(1, packed.visual_at[row].flatten(1)).view(-1, *packed.visual_at.shape[1:])
 
 
-def looking_loss(attention: torch.Tensor, truth: SpaceTruth, question: torch.Tensor) -> torch.Tensor:
-    """Minus log of the attention that falls on what a question is about, wherever it is seen: attention (A, T, K) of
-    words of questions (A,). Words of questions about nothing in particular count nothing."""
-    if truth.about is None or not len(question):
+def looking_loss(
+    attention: torch.Tensor, truth: SpaceTruth, question: torch.Tensor, frame: torch.Tensor
+) -> torch.Tensor:
+    """Minus log of the attention that falls where it should: attention (A, T, K) of words of questions (A,).
+
+    frame (A,): the frame whose time a word tells, all of which counts; or ANY_FRAME: what the question is about counts,
+    wherever it is seen (words of questions about nothing in particular count nothing).
+    """
+    if not len(question):
         return attention.sum() * 0.0
-    about = truth.about[question]
-    known = about.any(-1)
+    at = torch.arange(attention.shape[1], device=frame.device)
+    shares = (at == frame[:, None])[..., None].to(attention.dtype).expand_as(attention)
+    if truth.about is not None:
+        row, seen = (truth.about[question] & (frame == ANY_FRAME)[:, None]).nonzero(as_tuple=True)
+        cells = cell_targets(truth.boxes_cxcywh[question[row], seen], attention.shape[-1])
+        shares = shares.index_put((row, seen), cells.to(shares.dtype))
+    known = shares.flatten(1).any(-1)
     if not known.any():
         return attention.sum() * 0.0
-    attention, about, question = attention[known], about[known], question[known]
-    shares = torch.zeros_like(attention)
-    row, frame = about.nonzero(as_tuple=True)
-    cells = cell_targets(truth.boxes_cxcywh[question[row], frame], attention.shape[-1])
-    shares[row, frame] = cells.to(shares.dtype)
-    return -(attention * shares).sum((-2, -1)).clamp_min(1e-6).log().mean()
+    return -(attention[known] * shares[known]).sum((-2, -1)).clamp_min(1e-6).log().mean()

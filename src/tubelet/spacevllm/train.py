@@ -13,7 +13,7 @@ import torch
 from tubelet.errors import RecipeError
 from tubelet.grounder import find_model
 from tubelet.spacevllm.batch import Batch, collate, normalise
-from tubelet.spacevllm.calibrate import presence_threshold, world_domain
+from tubelet.spacevllm.calibrate import presence_threshold, text_presence_threshold, world_domain
 from tubelet.spacevllm.checkpoint import (
     Bundle,
     load_bundle,
@@ -25,7 +25,6 @@ from tubelet.spacevllm.checkpoint import (
 )
 from tubelet.spacevllm.config import SpaceVLLMConfig
 from tubelet.spacevllm.dense import doing_loss, seen_loss
-from tubelet.spacevllm.domain import save_domain
 from tubelet.spacevllm.item_rows import sample_stream
 from tubelet.spacevllm.looking import looking_loss
 from tubelet.spacevllm.loss import (
@@ -101,12 +100,11 @@ def make_job(recipe: Recipe) -> Job:
             parts["middle"] = middle_loss(out.middle_logits[:, 0], batch.truth)
             parts["edges"] = edge_loss(out.middle_logits[:, 1:], batch.truth)
             told, packed = batch.packed.answer_frame != NO_FRAME, batch.packed
-            parts["named"] = pointing_loss(
-                out.named_logits, batch.truth, packed.answer_question[told], packed.answer_frame[told]
-            )
+            words = packed.answer_question[told], packed.answer_frame[told]
+            parts["named"] = pointing_loss(out.named_logits, batch.truth, *words)
             parts["clock"] = clock_loss(out.clock_logits, batch.times_s)
             if out.looks is not None:
-                parts["looks"] = looking_loss(out.looks, batch.truth, packed.answer_question[told])
+                parts["looks"] = looking_loss(out.looks, batch.truth, *words)
         if batch.dense is not None and out.seen_logits is not None:
             parts["seen"] = seen_loss(out.seen_logits, bundle.model.config.dense_attributes, batch.dense)
         if batch.dense is not None and out.doing_logits is not None:
@@ -120,7 +118,9 @@ def make_job(recipe: Recipe) -> Job:
         dtype = getattr(torch, recipe.save_dtype)
         with merged(bundle.model):
             if recipe.model == "pico-base":
-                save_base(bundle, folder, dtype)
+                mixes = recipe.stages[-1].data
+                domain = world_domain(mixes) if bundle.model.config.domain and mixes else None
+                save_base(bundle, folder, dtype, domain=domain)
             else:
                 finish(bundle, recipe, folder, dtype)
 
@@ -139,9 +139,11 @@ def finish(bundle: Bundle, recipe: Recipe, folder: Path, dtype: torch.dtype) -> 
     model = bundle.model
     threshold = round(presence_threshold(bundle, mixes[0]), 4) if mixes and learnt.presence > 0 else 0.0
     model.config = replace(model.config, presence_threshold=threshold)
-    save_bundle(replace(bundle, trained=True), folder, dtype)
-    if model.config.domain and mixes:
-        save_domain(world_domain(mixes), folder)
+    if mixes and model.config.snap_answers and learnt.text > 0:
+        told = round(text_presence_threshold(bundle, mixes[0]), 4)
+        model.config = replace(model.config, text_presence_threshold=told)
+    domain = world_domain(mixes) if model.config.domain and mixes else None
+    save_bundle(replace(bundle, trained=True), folder, dtype, domain=domain)
 
 
 def choose_parameters(bundle: Bundle, train: str) -> None:
