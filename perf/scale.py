@@ -5,11 +5,11 @@
 Under two minutes on two cores with nothing else running. All in one run on the same machine:
 
 - ledger alone: items claimed and finished one by one in this process, in rows per second, with this process's memory
-  after 10, 50 and 100 % of them and after the streamed export. Expected: flat, at most 1.1 x that of 10 %.
+  after 10, 50 and 100 % of them and after the streamed export. Target: flat, at most 1.1 x that of 10 %.
 - 2 local workers against 1 on items of fixed CPU work (the same number of hashes each, about `--item-ms` on a free
   core), in turns. Rates are steady ones, from a tenth of the items on; "whole" is with the start of the workers.
-  Expected: median ratio of the steady rates at least 1.7 on two cores.
-- ledger share: seconds that the driver spent in the ledger over the CPU seconds of the items' work. Expected: below 1 %
+  Target: median ratio of the steady rates at least 1.7 on two cores.
+- ledger share: seconds that the driver spent in the ledger over the CPU seconds of the items' work. Target: below 1 %
   for items of 50 ms.
 
 Cores that others use too make all of this worse; the load before the start is printed.
@@ -94,9 +94,7 @@ def ledger_alone(folder: Path, count: int) -> None:
     print(
         f"  memory MiB: {before:.1f} before, {told}, {after:.1f} after the export (ledger {size:.0f} on disk)"
     )
-    print(
-        f"  ratio {seen[-1] / seen[0]:.2f} at the end against a tenth of the items (expected: at most 1.1)\n"
-    )
+    print(f"  ratio {seen[-1] / seen[0]:.2f} at the end against a tenth of the items (target: at most 1.1)\n")
 
 
 def work_of(ledger: Ledger) -> list[float]:
@@ -149,8 +147,8 @@ def main() -> None:
                 name = f"{workers} worker" + ("s" if workers > 1 else "")
                 print(f"  {name:10}{steady[workers]:10.1f}{whole:12.1f}{1000 * work_s:10.1f}{share:10.3%}")
             ratios.append(steady[2] / steady[1])
-    print(f"  ratio {statistics.median(ratios):.2f} of 2 workers to 1, steady (expected: at least 1.7)")
-    print(f"  ledger share {statistics.median(shares):.3%} of the work (expected: below 1 %)")
+    print(f"  ratio {statistics.median(ratios):.2f} of 2 workers to 1, steady (target: at least 1.7)")
+    print(f"  ledger share {statistics.median(shares):.3%} of the work (target: below 1 %)")
 
 
 if __name__ == "__main__":

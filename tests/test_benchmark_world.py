@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tubelet.benchmarks.world import baseline, evaluate_world, truth_of
-from tubelet.errors import DataError, VideoError
+from tubelet.errors import DataError, QueryError, VideoError
 from tubelet.tube import Prediction, Span, Tube
 from tubelet.world.files import make_world, read_annotations
 
@@ -54,6 +54,12 @@ def run_folder(data: Path, tmp_path: Path) -> Path:
     """A fresh run folder on the same videos: the benchmark keeps videos that are there."""
     (tmp_path / "data").symlink_to(data / "data")
     return tmp_path
+
+
+def test_an_unknown_span_reader_is_refused_before_videos_are_made(tmp_path: Path) -> None:
+    with pytest.raises(QueryError, match="span_reader is text, activity or both, got 'words'"):
+        evaluate_world(Oracle([]), tmp_path / "run", n=24, span_reader="words")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_truth_scores_one(data: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -14,10 +15,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import video_files
 from tubelet import cli
-from tubelet.tube import Prediction
+from tubelet.tube import Prediction, Span, Tube
+from tubelet.video import open_video, sample_uniform
+from tubelet.view.letters import lacking
 from tubelet.world.files import make_world
 
 
@@ -134,12 +138,60 @@ def test_sentences_that_cannot_be_asked(run, clip: Path, sentence: str, words) -
         assert word in result.err + result.out
 
 
+def test_a_very_long_sentence_does_not_hide_what_is_wrong_with_it(run, clip: Path) -> None:
+    result = run("ground", clip, "word " * 10_000)
+    assert result.code == 1 and len(result.out) < 500 and "failed: the sentence has" in result.out
+
+
+def test_a_task_without_words_is_called_by_its_name() -> None:
+    failed = Prediction("v", "", "elc", failure="no span was given")
+    assert cli.grounding.describe(failed) == "elc: failed: no span was given"
+
+
+def test_bytes_that_are_no_text(run, clip: Path, tmp_path: Path) -> None:
+    """Python hands bytes of the command line that are no UTF-8 over as half surrogates."""
+    one_sentence(run("ground", clip, "the red \udcff circle"), "character 9", "UTF-8")
+    one_sentence(run("ask", clip, "what \udcff?"), "character 6", "UTF-8")
+    odd = tmp_path / "clip\udcff.mp4"
+    odd.write_bytes(clip.read_bytes())
+    result = run("ground", odd, "the red circle", "--json", tmp_path / "a.json")
+    assert result.code == 0, result.err
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))[0]["video"] == str(odd)
+
+
+def test_a_stdout_that_knows_fewer_letters(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="latin-1"))
+    monkeypatch.setattr(sys, "argv", ["tubelet", "ground", str(clip), "红色的圆圈"])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    sys.stdout.flush()
+    assert stop.value.code == 0 and written.getvalue().startswith(rb"\u7ea2\u8272")
+
+
 def test_other_scripts_and_emoji(run, clip: Path, tmp_path: Path) -> None:
     plot = tmp_path / "t.png"
-    result = run("ground", clip, "红色的圆圈", "🔴 😀", "الدائرة الحمراء", "--plot", plot)
+    asked = ("红色的圆圈", "🔴 😀", "الدائرة الحمراء")
+    result = run("ground", clip, *asked, "--plot", plot)
     assert result.code == 0, result.err
     assert "红色的圆圈" in result.out and "🔴" in result.out
     assert plot.exists()
+    squares = lacking(" ".join(asked))  # depends on the fonts of this machine
+    assert ("no font at hand has " in result.err) == bool(squares) and squares[:30] in result.err
+
+
+def test_a_sheet_shows_every_tube(clip: Path) -> None:
+    """A span between two of the evenly spread frames gets a frame of its own."""
+    video = open_video(clip)
+    even = sample_uniform(video, 16)
+    short = Tube(Span(float(even.times_s[3]) + 0.05, float(even.times_s[4]) - 0.05))
+    long = Tube(Span(0.0, 2.0))
+    predictions = [Prediction("v", "q", "tvg", (tube,)) for tube in (long, short)]
+    grid = cli.grounding._sheet_frames(video, predictions)
+    assert len(grid) == 17 and set(even.frame_index) < set(grid.frame_index)
+    assert cli.grounding._sheet_frames(video, predictions[:1]) == even
+    last = Tube(Span(video.duration_s - 0.01, video.duration_s + 3))
+    assert len(cli.grounding._sheet_frames(video, [Prediction("v", "q", "tvg", (last,))])) >= 16
 
 
 def test_models_that_do_not_exist(run, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,6 +241,30 @@ def test_unwritable_output(run, clip: Path, tmp_path: Path) -> None:
     one_sentence(run("world", "make", "/proc/nothing/here"), "/proc/nothing")
 
 
+def test_outputs_that_make_no_sense_are_said_before_work_is_done(
+    run, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No model is loaded, and nothing is written, not even what could be."""
+
+    def loaded(*args: object, **options: object) -> None:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr("tubelet.grounder.load", loaded)
+    image = tmp_path / "in.png"
+    Image.new("RGB", (32, 32)).save(image)
+    before = clip.read_bytes()
+    twice = tmp_path / "a.png"
+    one_sentence(run("ground", clip, "x", "--json", tmp_path / "a.json", "--out", tmp_path / "o.avi"), ".mp4")
+    one_sentence(run("ground", image, "x", "--out", tmp_path / "o.mp4"), ".png", "o.mp4")
+    one_sentence(run("ground", clip, "x", "--plot", tmp_path / "t.pdf"), ".svg", "t.pdf")
+    one_sentence(run("ground", clip, "x", "--sheet", tmp_path / "s.gif"), ".png", "s.gif")
+    one_sentence(run("ground", clip, "x", "--plot", twice, "--sheet", twice), "two outputs")
+    one_sentence(run("ground", clip, "x", "--out", clip.parent / "." / clip.name), "the video that is read")
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
+    one_sentence(run("ground", clip, "x", "--json", tmp_path / "a.json"), "not writable")
+    assert [path.name for path in tmp_path.iterdir()] == ["in.png"] and clip.read_bytes() == before
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_disk_full(run, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Writing fails half-way as on a full disk: a clear sentence, and no half-written file."""
@@ -203,6 +279,16 @@ def test_disk_full(run, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     result = run("ground", clip, "the red circle", "--out", tmp_path / "o.mp4")
     assert result.code == 1 and "disk is full" in result.err and "Traceback" not in result.err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_stdout_on_a_full_disk() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "tubelet", "data", "list"],
+            stdout=full, stderr=subprocess.PIPE, text=True, timeout=120, check=False,
+        )  # fmt: skip
+    one_sentence(Result(done.returncode, "", done.stderr), "the output", "No space left on device")
 
 
 def test_ctrl_c_leaves_nothing_half_written(tmp_path: Path) -> None:
@@ -223,6 +309,15 @@ def test_ctrl_c_leaves_nothing_half_written(tmp_path: Path) -> None:
     assert "Traceback" not in err and "interrupted" in err
     assert not (target / "annotations.jsonl").exists()
     assert all(path.name.startswith("test-") for path in videos.iterdir())
+
+
+def test_ctrl_c_before_the_command_runs(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(**options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "app", stopped)
+    result = run("data", "list")
+    assert (result.code, result.out, result.err) == (130, "", "tubelet: interrupted\n")
 
 
 def test_note_on_footage_that_is_not_the_toy_world(run, tmp_path: Path) -> None:
@@ -250,6 +345,18 @@ def test_corrupt_frames_in_the_middle(run, clip: Path, tmp_path: Path) -> None:
     assert result.code == 0, result.err
     assert "could not be decoded" in result.err and "Traceback" not in result.err
     assert result.out.startswith("the red circle: ")
+
+
+def test_an_answer_about_footage_that_is_not_the_toy_world_says_so(run, clip: Path, tmp_path: Path) -> None:
+    from tubelet.video import write_video
+
+    noise = np.random.default_rng(0).integers(0, 255, (20, 90, 160, 3), dtype=np.uint8)
+    path = write_video(tmp_path / "noise.mp4", list(noise), 10)
+    question = "what shape is the red thing?"
+    result = run("ask", path, question, "--model", "llava-st-pico")
+    assert result.code == 0 and result.err.startswith("note: ") and "toy world" in result.err
+    known = run("ask", clip, question, "--model", "llava-st-pico")
+    assert known.code == 0 and known.err == "" and known.out.strip()
 
 
 def test_info_is_json(run, clip: Path) -> None:
@@ -280,6 +387,22 @@ def test_eval_writes_metrics_and_resumes(run, tmp_path: Path) -> None:
     one_sentence(run("eval", "world", "--n", 5, "--seed", 5, "--out", folder), "another run")
 
 
+def test_eval_of_the_toy_world_takes_its_own_flags_only(
+    run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A flag that would change nothing is refused; the device is heeded."""
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    out = tmp_path / "eval"
+    one_sentence(
+        run("eval", "world", "--out", out, "--limit", 3, "--protocol", "vidstg"), "--protocol, --limit", "--n"
+    )
+    one_sentence(run("eval", "world", "--out", out, "--shard", "1/2"), "--shard")
+    one_sentence(run("eval", "world", "--out", out, "--device", "cuda:3"), "cuda:3", "no GPU")
+    assert not out.exists()
+
+
 def test_unknown_benchmark_and_recipe(run, tmp_path: Path) -> None:
     one_sentence(run("eval", "nothing", "--out", tmp_path / "x"), "world")
     one_sentence(run("train", tmp_path / "no.yaml"), "no.yaml")
@@ -288,11 +411,33 @@ def test_unknown_benchmark_and_recipe(run, tmp_path: Path) -> None:
     one_sentence(run("train", recipe), "speed")
 
 
+def test_a_disk_that_is_full_when_a_checkpoint_is_due(
+    run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from safetensors import SafetensorError
+
+    def full(*args: object, **options: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("tubelet.training.checkpoint.save_file", full)
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(
+        "name: x\nmodel: pico-base\nworkers: 0\nspacevllm: {max_frames: 2, prompts: brief}\nlog_every: 9\n"
+        "stages: [{name: a, steps: 1, data: [{batch: 1, questions: 1, frames: 2}]}]\n"
+    )
+    result = run("train", recipe, "--set", f"out={tmp_path / 'run'}")
+    assert result.code == 1 and result.out == "" and "Traceback" not in result.err
+    assert "tubelet: a checkpoint in" in result.err and "No space left on device" in result.err
+    (tmp_path / "file").write_text("in the way")
+    one_sentence(run("train", recipe, "--set", f"out={tmp_path / 'file' / 'run'}"), "cannot make the folder")
+
+
 # --- data ----------------------------------------------------------------------------------------
 
 
 def test_data_check_says_what_is_there(run, tmp_path: Path) -> None:
-    assert run("world", "make", tmp_path / "toys", "--n", "2", "--height", "48", "--fps", "5").code == 0
+    small = ("--n", "2", "--height", "48", "--fps", "5")
+    assert run("world", "make", tmp_path / "toys", *small, "--task", "stvg, tvg").code == 0
     result = run("data", "check", "world", tmp_path / "toys")
     assert result.code == 0 and "2 records" in result.out
     next((tmp_path / "toys" / "videos").glob("*.mp4")).unlink()

@@ -222,7 +222,15 @@ def test_a_broken_recipe_file_is_named(tmp_path: Path, content: bytes, says: str
     path.write_bytes(content)
     with pytest.raises(RecipeError, match=says) as caught:
         load_yaml(path)
-    assert "recipe.yaml" in str(caught.value)
+    assert "recipe.yaml" in str(caught.value) and "\n" not in str(caught.value)
+    if content in (b"a: [1", b"a: b: c"):
+        assert "(line 1, column " in str(caught.value)
+
+
+def test_a_broken_setting_is_one_line() -> None:
+    with pytest.raises(RecipeError, match=r"cannot read the value in .*\(line 1, column \d+\)$") as caught:
+        with_overrides({}, ["a=[1, {2: "])
+    assert "\n" not in str(caught.value)
 
 
 def test_a_missing_recipe_and_a_folder(tmp_path: Path) -> None:

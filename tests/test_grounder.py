@@ -13,13 +13,14 @@ import pytest
 import torch
 from PIL import Image
 
+import video_files
 from tubelet.errors import ModelError, QueryError, TubeletError, VideoError
 from tubelet.frames import Clip, FrameGrid
 from tubelet.spacevllm.config import SpaceVLLMConfig
 from tubelet.spacevllm.domain import domain_note, fit_domain, load_domain, save_domain, statistics
 from tubelet.spacevllm.grounder import GROUND_TASKS, PACK_LIMIT, SpaceVLLMGrounder
 from tubelet.tube import TASKS, Prediction, Span
-from tubelet.video import open_video
+from tubelet.video import open_video, sample_uniform
 
 SENTENCES = (
     "the red circle that spins",
@@ -350,6 +351,24 @@ def test_text_that_cannot_be_read_is_a_failure(
         assert (prediction.tube.span if prediction.tube else None) == span
         assert (failure or "") in str(prediction.failure or "")
         assert (prediction.failure is None) == (failure is None)
+
+
+# --- damaged files -------------------------------------------------------------------------------
+
+
+def test_damage_in_the_middle_of_a_file_is_noted(tiny: Any, tmp_path: Path) -> None:
+    """200 bytes of another kind inside one frame: every answer says that it was read from damaged frames."""
+    path = video_files.write(tmp_path / "a.mp4", 40, gop=40, size=(320, 240), options={"preset": "medium"})
+    assert tiny.ground(path, "the red circle").notes == ()
+    video_files.corrupt_frames(path, [12], whole=False)  # not one of the frames that are read
+    video = open_video(path)
+    read = sample_uniform(video, tiny.max_frames).frame_index.tolist()
+    assert 12 not in read
+    notes = tiny.ground(path, "the red circle").notes
+    behind = sum(index > 12 for index in read)
+    assert notes == (
+        f"{behind} of {len(read)} frames follow damaged data in the file and may show its damage",
+    )
 
 
 # --- the domain note -----------------------------------------------------------------------------

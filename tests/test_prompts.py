@@ -22,6 +22,7 @@ from tubelet.spacevllm.prompts import (
     MAX_QUERY_CHARACTERS,
     answer_text,
     check_query,
+    check_question,
     encode,
     encode_query,
     make_layout,
@@ -279,6 +280,12 @@ def test_sentences_are_cleaned() -> None:
     assert check_query("  the  red\n\tcircle ") == "the red circle"
     assert check_query("x" * MAX_QUERY_CHARACTERS) == "x" * MAX_QUERY_CHARACTERS
     assert check_query("走る人 🙂") == "走る人 🙂"
+    for half in ("the red \ud83d circle", "caf\udce9"):
+        for check in (check_query, check_question):
+            with pytest.raises(
+                QueryError, match=r"holds half of a character \(U\+D[8-F]\w\w at position \d+\)"
+            ):
+                check(half)
     with pytest.raises(QueryError, match="got int"):
         check_query(3)  # type: ignore[arg-type]
 

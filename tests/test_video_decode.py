@@ -27,6 +27,7 @@ from tubelet.video import (
     sample_uniform,
     torch_decoder,
 )
+from tubelet.video.decode import DecodeReport
 from tubelet.video.plan import SEEK_COST_FRAMES, Run, Strategy, plan_cost, plan_runs
 
 STRATEGIES: tuple[Strategy, ...] = ("auto", "sequential", "seek")
@@ -261,6 +262,57 @@ def test_concealed_frames_are_reported(tmp_path: Path) -> None:
     for clip, report in clips:
         assert (report.n_missing, report.damaged_index) == (0, (16,))
         np.testing.assert_array_equal(clip.pixels, clips[0][0].pixels)
+
+
+def flipped(data: bytes, seed: int, n: int = 200) -> bytes:
+    """A file with `n` random bytes somewhere in the middle."""
+    rng = np.random.default_rng(seed)
+    at = int(len(data) * rng.uniform(0.2, 0.8))
+    return data[:at] + rng.bytes(n) + data[at + n :]
+
+
+@pytest.mark.parametrize("bframes", [0, 2])
+def test_random_bytes_in_the_middle_are_told(tmp_path: Path, bframes: int) -> None:
+    """Frames behind the damage, up to the next keyframe, refer to what is not there: wrong pictures are in the report.
+
+    The clean frames (another group of pictures) are not.
+    """
+    size = (320, 240)
+    path = files.write(
+        tmp_path / "a.mp4", 60, gop=20, bframes=bframes, size=size, options={"preset": "medium"}
+    )
+    video = open_video(path)
+    whole = read_clip(video, sample_uniform(video, 60)).pixels.astype(int)
+    told_of = 0
+    for seed in range(8):
+        bad = tmp_path / f"{seed}.mp4"
+        bad.write_bytes(flipped(path.read_bytes(), seed))
+        try:
+            opened = open_video(bad)
+        except VideoError:
+            continue  # the index of the file was hit: an error of its own
+        clip, report = read_clip_report(opened, sample_indices(opened, range(60)))
+        off = np.abs(clip.pixels - whole).mean(axis=(1, 2, 3))
+        listed = {*report.missing_index, *report.damaged_index, *report.after_damage_index}
+        if not listed:
+            continue  # a valid, wrong picture: nobody can tell
+        told_of += 1
+        assert set(np.flatnonzero(off > 4).tolist()) <= listed, "a wrong picture that nobody tells of"
+        assert len(listed) < 60 and report.notes
+        # asked for one frame behind the damage only: its own packet is whole, and it is told all the same
+        behind = [k for k in report.after_damage_index if off[k] > 4]
+        if behind:
+            alone = read_clip_report(opened, sample_indices(opened, [behind[-1]]))[1]
+            assert alone.after_damage_index == (behind[-1],) and "may show its damage" in alone.notes[0]
+    assert told_of >= 4
+
+
+def test_what_a_report_says() -> None:
+    assert DecodeReport(8).notes == ()
+    said = DecodeReport(8, (1,), (2, 3), (4, 5, 6)).notes
+    assert [note.split()[0] for note in said] == ["1", "2", "3"] and all(
+        "of 8 frames" in note for note in said
+    )
 
 
 def test_a_file_that_vanishes(tmp_path: Path) -> None:

@@ -261,6 +261,14 @@ def _empty_track(path: Path) -> Path:
     return files.corrupt_frames(path, [0, 1, 2])
 
 
+def _no_track(path: Path) -> Path:
+    """An mp4 whose recording was stopped before its first picture."""
+    with av.open(str(path), "w") as out:
+        out.add_stream("libx264", rate=25)
+        out.start_encoding()
+    return path
+
+
 def _write(path: Path, data: bytes) -> Path:
     path.write_bytes(data)
     return path
@@ -285,6 +293,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Path], str]] = {
     "sound": (lambda d: files.audio_only(d / "a.wav"), "sound but no video"),
     "sound in mp4": (lambda d: files.audio_only(d / "a.m4a"), "sound but no video"),
     "codec": (lambda d: _no_codec(d / "a.mkv"), "codec .* cannot decode: convert it"),
+    "no track": (lambda d: _no_track(d / "a.mp4"), "no video stream: it is empty"),
     "no frame": (lambda d: _empty_track(d / "a.mp4"), "no frame of it can be decoded"),
     "text art": (
         lambda d: _write(d / "a.ans", b"\x1b[31mhello\x1b[0m" * 50),

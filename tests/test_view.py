@@ -362,6 +362,12 @@ def test_characters_that_no_font_has_are_squares(monkeypatch: pytest.MonkeyPatch
         cache.cache_clear()
 
 
+def test_letters_that_are_drawn_as_squares_can_be_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(letters, "_FALLBACK_FONTS", ())
+    assert letters.lacking("the ring, 红色 红 🔴") == "红色🔴"
+    assert letters.lacking("plain letters") == letters.lacking("") == ""
+
+
 def test_ink_is_readable_on_every_colour() -> None:
     for colour in (*draw.PALETTE, draw.WHITE, draw.INK):
         lights = [
@@ -429,7 +435,7 @@ def test_truth_adds_bar_and_tiou() -> None:
     without = write_svg_texts([prediction("q", tube())])
     assert "tIoU" not in without and "truth" not in without
     absent = write_svg_texts([prediction("q", confidence=0.2)], truth=[()])
-    assert "truth: not in this video" in absent and "not in this video (presence 0.20)" in absent
+    assert "truth: not in this video" in absent and "not in this video (confidence 0.20)" in absent
 
 
 def write_svg_texts(predictions: list[Prediction], **kw) -> list[str]:

@@ -213,7 +213,7 @@ def test_a_picture_that_cannot_be_saved_is_not_taken_for_whole(
         patched.setattr(Image.Image, "save", full_disk)
         with pytest.raises(OutputError, match="No space left on device"):
             make_world(tmp_path, 1, tasks=("rec",), **SMALL)
-    assert not list(tmp_path.rglob("*.png"))
+    assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == ["world.json"]
     make_world(tmp_path, 1, tasks=("rec",), **SMALL)
     (path,) = tmp_path.rglob("*.png")
     assert open_video(path).is_image
@@ -273,6 +273,7 @@ def test_questions_alone_are_about_videos(tmp_path: Path) -> None:
         ({"tasks": ("find",)}, "unknown task find; tasks are stvg"),
         ({"tasks": ()}, "a toy world needs n, questions .* and a task, got 1, 1, 48, 5.0 and none"),
         ({"split": "dev"}, "unknown split 'dev'; splits are train, val, test"),
+        ({"seed": -1}, "seeds and numbers of scenes are whole numbers from 0 on, got seed -1, scene 0"),
         ({"n": 0}, "a toy world needs n"),
         ({"questions": 0}, "a toy world needs n, questions"),
         ({"fps": 0.0}, "fps above 0"),
@@ -285,7 +286,7 @@ def test_questions_alone_are_about_videos(tmp_path: Path) -> None:
 def test_calls_that_make_no_sense(tmp_path: Path, changes: dict[str, Any], says: str) -> None:
     with pytest.raises(DataError, match=says):
         make_world(tmp_path / "world", **({"n": 1} | SMALL | changes))
-    assert not (tmp_path / "world" / "annotations.jsonl").exists()
+    assert not (tmp_path / "world").exists()
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:

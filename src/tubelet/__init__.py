@@ -34,6 +34,7 @@ _WHERE = {
     "read_clip": "tubelet.video",
     "sample_rate": "tubelet.video",
     "sample_uniform": "tubelet.video",
+    "write_contact_sheet": "tubelet.view",
     "write_overlay": "tubelet.view",
     "write_timeline": "tubelet.view",
 }
@@ -46,7 +47,14 @@ if TYPE_CHECKING:
     from tubelet.grounder import Grounder, embedded_models, load  # noqa: F401
     from tubelet.tube import Prediction, Span, Tube  # noqa: F401
     from tubelet.video import Video, VideoWriter, open_video, read_clip, sample_rate, sample_uniform  # noqa: F401
-    from tubelet.view import contact_sheet, draw_timeline, draw_tubes, write_overlay, write_timeline  # noqa: F401
+    from tubelet.view import (  # noqa: F401
+        contact_sheet,
+        draw_timeline,
+        draw_tubes,
+        write_contact_sheet,
+        write_overlay,
+        write_timeline,
+    )
 
 
 def __getattr__(name: str) -> Any:

@@ -24,11 +24,20 @@ def load_yaml(path: Path) -> dict[str, Any]:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise RecipeError(f"there is no recipe {path}") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise RecipeError(f"cannot read the recipe {path}: {error}") from error
+    except OSError as error:
+        raise RecipeError(f"cannot read the recipe {path}: {error.strerror or error}") from error
+    except (UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
+        raise RecipeError(f"cannot read the recipe {path}: {_yaml_problem(error)}") from error
     if not isinstance(data, dict):
         raise RecipeError(f"the recipe {path} must hold fields, got {type(data).__name__}")
     return data
+
+
+def _yaml_problem(error: Exception) -> str:
+    """What is wrong and where, in one line; PyYAML draws the place over several."""
+    problem, mark = getattr(error, "problem", None), getattr(error, "problem_mark", None)
+    text = " ".join(str(problem or error).split())[:200]
+    return text if mark is None else f"{text} (line {mark.line + 1}, column {mark.column + 1})"
 
 
 def with_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -45,7 +54,7 @@ def with_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, 
         try:
             parsed = yaml.safe_load(value)
         except yaml.YAMLError as error:
-            raise RecipeError(f"cannot read the value in {override!r}: {error}") from error
+            raise RecipeError(f"cannot read the value in {override!r}: {_yaml_problem(error)}") from error
         keys = path.split(".")
         place: Any = out
         for key in keys[:-1]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tubelet.benchmarks.run_folder import write_whole
 from tubelet.grounder import load
 from tubelet.tube import Prediction, Tube
 from tubelet.video import VideoWriter, open_video, read_clip, sample_uniform
@@ -54,9 +55,7 @@ def run_demo(folder: Path, model: str, progress: Callable[[int, int], None] | No
     )
     files["contact sheet"] = write_contact_sheet(clip, predictions, folder / "sheet.png", truth=truth)
     answers = folder / "answers.json"
-    answers.write_text(
-        json.dumps([p.to_dict() for p in predictions], ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
-    )
+    write_whole(answers, json.dumps([p.to_dict() for p in predictions], ensure_ascii=False, indent=1) + "\n")
     files["JSON"] = answers
     return DemoResult(predictions, files)
 

@@ -105,9 +105,7 @@ def load(
     is_llava_st = _is_llava_st(folder)
     import torch
 
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ModelError(f"device {device} was asked for, but torch sees no GPU: use device cpu")
+    device = checked_device(device)
     dtype = dtype or ("bfloat16" if device.startswith("cuda") else "float32")
     if dtype not in ("float32", "bfloat16", "float16"):
         raise ModelError(f"dtype is float32, bfloat16 or float16, got {dtype!r}")
@@ -137,6 +135,26 @@ def load(
     if not bundle.layout.query_tokens and (config is not None or chat_settings(folder) is None):
         bundle = with_queries(bundle, config or SpaceVLLMConfig())
     return SpaceVLLMGrounder(bundle, str(model), revision_of(folder), load_domain(folder))
+
+
+def checked_device(device: str | None = None) -> str:
+    """The device to use: the one that is asked for, else a GPU if there is one. ModelError says which there are."""
+    import torch
+
+    n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if not device:
+        return "cuda" if n_gpus else "cpu"
+    there = ["cpu", *(["cuda"] if n_gpus else []), *(f"cuda:{k}" for k in range(n_gpus))]
+    if torch.backends.mps.is_available():
+        there.append("mps")
+    if device in there:
+        return device
+    gpus = "" if n_gpus else " (torch sees no GPU)"
+    if not re.fullmatch(r"cpu|cuda(:\d+)?|mps", device):
+        raise ModelError(f"device is {', '.join(there)} on this machine{gpus}, got {device!r}")
+    raise ModelError(
+        f"device {device} was asked for, but there is only {', '.join(there)} on this machine{gpus}"
+    )
 
 
 def _is_other_mllm(folder: Path) -> bool:

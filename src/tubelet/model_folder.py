@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +19,8 @@ from tubelet.errors import ModelError, OutputError
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 SHARD_BYTES = 5 * 10**9
+DTYPES = ("float32", "bfloat16", "float16")
+TOY_WORLD = "tubelet's toy world"
 
 
 class TensorFolder:
@@ -87,6 +90,39 @@ def read_json(path: Path) -> dict[str, Any]:
     return data
 
 
+def pixel_numbers(values: Any, name: str, path: Path) -> tuple[float, float, float]:
+    """pixel_mean or pixel_std of a folder: one finite number per colour. ModelError names the file."""
+    plain = isinstance(values, list | tuple) and len(values) == 3
+    if not plain or not all(_is_number(value) for value in values):
+        raise ModelError(
+            f"{name} in {path} must be three numbers, one per colour, got {values!r:.80}: "
+            "copy or download the folder again"
+        )
+    if "std" in name and min(values) <= 0:
+        raise ModelError(f"{name} in {path} must be three numbers above 0, got {values!r:.80}")
+    return float(values[0]), float(values[1]), float(values[2])
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def load_fast_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a folder that holds a tokenizer.json: no need to guess a tokenizer class."""
+    from transformers import PreTrainedTokenizerFast
+
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise ModelError(
+            f"cannot load the tokenizer in {folder}: it has no tokenizer.json; copy or download the folder again"
+        )
+    read_json(path)  # what it says about damaged JSON is clearer
+    try:
+        return PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"cannot load the tokenizer in {folder}: {first_line(error)}") from error
+
+
 def write_tensors(
     folder: Path,
     sizes: Mapping[str, int],
@@ -139,8 +175,15 @@ def tensor_report(missing: list[str], unknown: list[str], wrong: list[str], show
 
 @contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
-    """Write into a sibling, then rename over the target; nothing half-written stays behind."""
-    temporary = folder.with_name(f".{folder.name}-{os.getpid()}")
+    """Write into a sibling, then put it where the target is; nothing half-written stays behind.
+
+    An older model folder there is replaced as a whole. Raises OutputError for anything else that is in the way
+    (`check_replaceable`), and when there is no space or no permission.
+    """
+    check_replaceable(folder)
+    target = folder.resolve()  # "." has no name to make a sibling's of
+    temporary = target.with_name(f".{target.name}-{os.getpid()}")
+    before = target.with_name(f".{target.name}-{os.getpid()}-before")
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
@@ -148,13 +191,81 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
         raise OutputError(f"cannot write a model to {folder}: {error.strerror or error}") from error
     try:
         yield temporary
-        if folder.exists():
-            shutil.rmtree(folder)
-        temporary.rename(folder)
+        _put(temporary, target, before)
     except OSError as error:
         raise OutputError(f"cannot write a model to {folder}: {error.strerror or error}") from error
+    except SafetensorError as error:  # a full disk, as safetensors tells it
+        raise OutputError(f"cannot write a model to {folder}: {first_line(error)}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _put(temporary: Path, target: Path, before: Path) -> None:
+    """The new folder in the place of the old one, which comes back if that fails."""
+    if not target.exists():
+        temporary.rename(target)
+        return
+    check_replaceable(target)  # writing may have taken long
+    target.rename(before)
+    try:
+        temporary.rename(target)
+    except OSError:
+        before.rename(target)
+        raise
+    shutil.rmtree(before, ignore_errors=True)
+
+
+def check_replaceable(folder: Path) -> None:
+    """OutputError unless a model may be written here: nothing is there, an empty folder, or another model."""
+    try:
+        if not folder.exists():
+            return
+        if not folder.is_dir():
+            raise OutputError(f"cannot write a model to {folder}: a file of this name is in the way")
+        if not any(folder.iterdir()) or _is_model(folder):
+            return
+    except OSError as error:
+        raise OutputError(f"cannot write a model to {folder}: {error.strerror or error}") from error
+    raise OutputError(
+        f"{folder} holds other files and no model (no config.json with a model_type), and saving would delete them: "
+        "give a new or empty folder"
+    )
+
+
+def _is_model(folder: Path) -> bool:
+    try:
+        data = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(data, dict) and "model_type" in data
+
+
+def card_licence(domain: str) -> str:
+    """The line of a card's head: models of the toy world are tubelet's own; others carry their base's licence, too."""
+    return "license: apache-2.0\n" if domain == TOY_WORLD else "license: other\n"
+
+
+def card_facts(domain: str, trained: bool) -> str:
+    """Lines of a card: what it was trained on, its licence, where numbers stand."""
+    told = domain or "not stated; whoever trained it should say it here"
+    what = f"trained on {told}" if trained else "not trained: its answers are random"
+    if domain == TOY_WORLD:
+        licence = "Apache-2.0, as tubelet's; all of its weights were trained from scratch on generated videos"
+        numbers = "docs/results.md of tubelet, with the seeds, the time and the hardware of their training"
+    else:
+        licence = "tubelet's own parts are Apache-2.0; weights that it was grown from keep the licence they came with"
+        numbers = "none came with this folder; `tubelet eval` measures it"
+    return f"- What it knows: {what}\n- Licence: {licence}\n- Numbers: {numbers}\n"
+
+
+def torch_dtype(name: str | None) -> torch.dtype | None:
+    """A dtype by its name; ModelError for others than the three that models are stored in."""
+    if name is None:
+        return None
+    if name not in DTYPES:
+        raise ModelError(f"dtype is {', '.join(DTYPES[:-1])} or {DTYPES[-1]}, got {name!r}")
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
 
 
 def first_line(error: BaseException) -> str:

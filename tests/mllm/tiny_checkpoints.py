@@ -120,7 +120,7 @@ def vicuna_tokenizer() -> Any:
     special = ["<unk>", "<s>", "</s>", "<image>", "<video>"]
     letters = [chr(at) for at in range(33, 127)] + ["▁", "\n"]
     trainer = trainers.BpeTrainer(
-        vocab_size=160, special_tokens=special, initial_alphabet=letters, show_progress=False
+        vocab_size=200, special_tokens=special, initial_alphabet=letters, show_progress=False
     )
     tokenizer.train_from_iterator(_SENTENCES, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(

@@ -114,6 +114,48 @@ def test_sessions_are_bounded(
     assert lengths and max(lengths) == 4  # every = 3, and the shared frame
 
 
+def test_sessions_of_sam3_are_bounded(
+    folders: Callable[[str], str], clip: Clip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tubelet.proposals import sam3 as module
+
+    frames: list[int] = []  # per session
+    session, step = module._session, module._step
+
+    def started(*args: Any) -> Any:
+        frames.append(0)
+        return session(*args)
+
+    def stepped(*args: Any) -> Any:
+        frames[-1] += 1
+        return step(*args)
+
+    monkeypatch.setattr(module, "_session", started)
+    monkeypatch.setattr(module, "_step", stepped)
+    propose_tracks("sam3", clip, ["dog"], model=folders("sam3"), window=2, min_seen=1)
+    assert frames == [3, 3, 3]  # 7 frames in windows of 2, and the shared frame
+
+
+def test_detection_is_every_nth_frame(
+    folders: Callable[[str], str], clip: Clip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tubelet.proposals import grounding_dino_sam2 as module
+
+    seen: list[int] = []
+    detect = module.detect
+
+    def watched(part: Any, picture: Any, *rest: Any) -> Any:
+        seen.extend(k for k in range(FRAMES) if np.array_equal(picture, clip.pixels[k]))
+        return detect(part, picture, *rest)
+
+    monkeypatch.setattr(module, "detect", watched)
+    dino_sam2(folders, clip)
+    assert seen == [
+        0,
+        3,
+    ]  # every = 3; frame 6 ends the second window
+
+
 def test_a_frame_that_crashes_is_noted_and_the_rest_is_found(
     folders: Callable[[str], str], clip: Clip, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -148,6 +150,29 @@ def test_a_video_is_streamed_hashed_and_cached(video_path: Path, tmp_path: Path)
     assert len(other.grid) == 12 and len(list(tmp_path.iterdir())) == 2
 
 
+def test_another_video_is_not_answered_from_the_cache(tmp_path: Path) -> None:
+    pixels = np.full((4, 40, 60, 3), 90)
+    pixels[:, 10:25, 10:25] = (230, 30, 30)
+    other = pixels.copy()
+    other[:, 10:25, 10:25], other[:, 20:35, 40:55] = 90, (230, 30, 30)
+    one, two = (propose_tracks("motion", clip_of(p), cache=tmp_path) for p in (pixels, other))
+    assert len(list(tmp_path.glob("*.json"))) == 2 and one.video_hash != two.video_hash
+    assert one[0].boxes_xyxy[0, 0] < 0.3 < 0.6 < two[0].boxes_xyxy[0, 0]
+
+
+def test_a_video_is_never_held_as_a_whole(video_path: Path) -> None:
+    """Pictures are handed out one after another: of 60 only a few are alive at a time."""
+    video = open_video(video_path)
+    alive: list[Any] = []
+    most = 0
+    for _, picture in pictures(make_source(video, sample_indices(video, range(60)))):
+        alive.append(weakref.ref(picture))
+        del picture
+        gc.collect()
+        most = max(most, sum(known() is not None for known in alive))
+    assert len(alive) == 60 and 1 <= most <= 4
+
+
 def test_pictures_of_a_video_are_those_of_its_clip(video_path: Path) -> None:
     video = open_video(video_path)
     for index in ([0, 7, 8, 30], [0, 59], [5]):
@@ -201,6 +226,10 @@ def test_published_proposals(video_path: Path, tmp_path: Path) -> None:
         ({"sample_frames": ["a.jpg"]}, "frame number"),
         ({"sample_frames": ["1.jpg", "2.jpg", "999.jpg"]}, "another video"),
         ({"dino_sam2_proposals": [{"id": 1}]}, "seven entries"),
+        (
+            {"dino_sam2_proposals": [published()["dino_sam2_proposals"][0] | {"format": "xywh"}]},
+            "says its boxes are 'xywh'",
+        ),
         (
             {"dino_sam2_proposals": [published()["dino_sam2_proposals"][0] | {"boxes": [[0, 0, 1, 1]]}]},
             "3 boxes",

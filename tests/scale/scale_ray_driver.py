@@ -1,4 +1,7 @@
-"""A small Ray job as a program, to be killed by test_scale_ray.py: python scale_ray_driver.py OUT ITEMS ADDRESS."""
+"""A small Ray job as a program, for test_scale_ray.py and test_scale_machines.py, which kill it or what it runs on.
+
+python scale_ray_driver.py OUT ITEMS ADDRESS [CPUS of a worker] [LEASE_S]
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,9 @@ from tubelet.scale.job import Job, Stage
 from tubelet.scale.ledger import Ledger, Part, open_ledger
 
 
-def job(out: Path) -> Job:
-    stage = Stage("work", "scale_steps:trouble", {"folder": str(out), "sleep_s": 0.05}, workers=2, cpus=0.5)
-    return Job("test", (stage,), max_tries=6)
+def job(out: Path, cpus: float = 0.5, lease_s: float = 300.0) -> Job:
+    stage = Stage("work", "scale_steps:trouble", {"folder": str(out), "sleep_s": 0.05}, workers=2, cpus=cpus)
+    return Job("test", (stage,), max_tries=6, lease_s=lease_s)
 
 
 def fill(ledger: Ledger, items: int) -> None:
@@ -24,7 +27,7 @@ def fill(ledger: Ledger, items: int) -> None:
         ledger.set_meta("filled", "yes")
 
 
-def main(out: Path, items: int, address: str) -> None:
+def main(out: Path, items: int, address: str, cpus: float = 0.5, lease_s: float = 300.0) -> None:
     import ray
 
     from tubelet.scale.ray_engine import run_ray
@@ -32,9 +35,9 @@ def main(out: Path, items: int, address: str) -> None:
     ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     with open_ledger(out / "ledger.sqlite", commit_s=0.05) as ledger:
         fill(ledger, items)
-        run_ray(job(out), ledger)
+        run_ray(job(out, cpus, lease_s), ledger)
         export_lines(ledger, out / "out.jsonl")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
+    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], *map(float, sys.argv[4:]))

@@ -89,3 +89,13 @@ def visible() -> Callable[[str, Sequence[str]], list[str]]:
         return [f"{told} {os.getpid()}" for _ in values]
 
     return step
+
+
+def stillborn() -> Callable[[str, Sequence[str]], list[str]]:
+    """Its worker dies while it is made, as for lack of memory."""
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
+
+
+def too_few() -> Callable[[str, Sequence[str]], list[str]]:
+    return lambda key, values: []

@@ -52,6 +52,17 @@ def test_a_hung_worker_is_killed_after_its_time(tmp_path: Path) -> None:
     assert rows[1][3] == "double: took longer than item_timeout_s (0.5 s)"
 
 
+def test_few_items_are_claimed_ahead_however_many_there_are(tmp_path: Path) -> None:
+    """The backpressure: what is claimed is in memory."""
+    stages = (Stage("fast", "scale_steps:double"), Stage("slow", "scale_steps:double", {"sleep_s": 0.02}))
+    running: list[int] = []
+    with open_ledger(tmp_path / "l") as ledger:
+        ledger.fill((f"{k}", Part(k, f"{k}", f"{k}")) for k in range(60))
+        run_local(Job("j", stages), ledger, lambda progress: running.append(ledger.counts()["running"]))
+        assert ledger.counts()["done"] == 60
+    assert len(running) >= 3 and 1 <= max(running) <= 2 * len(stages)
+
+
 def test_a_full_disk_stops_the_job_and_it_resumes(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="No space left"):
         results(tmp_path, Job("j", (Stage("full", "scale_steps:full_disk"),)), ["a", "b"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tubelet.frames import FrameGrid
+from tubelet.mllm.parts import VisualGrid
+from tubelet.proposals import Track, Tracks
+from tubelet.proposals.rle import box_of, encode
 from tubelet.zeroshot.intervals import interval
-from tubelet.zeroshot.maps import assemble, layer_range, relative
+from tubelet.zeroshot.maps import assemble, epsilon_for, layer_range, relative
 from tubelet.zeroshot.reattention import objective, tune
+from tubelet.zeroshot.regions import scores_per_frame, track_weights
 from tubelet.zeroshot.scoring import bilinear_weights, pixel_frame_scores, track_scores
 from tubelet.zeroshot.settings import PRESETS, ZeroShotSettings
 
@@ -43,6 +49,53 @@ def masks_of(given: dict[str, Any]) -> np.ndarray:
 
 def map_of(given: dict[str, Any], key: str = "map") -> np.ndarray:
     return np.array(given[key], dtype=np.float64).reshape(given["n_frames"], *given["grid"])
+
+
+def tracks_of(masks: np.ndarray) -> Tracks:
+    """Masks (P, T, H, W) as proposals: what a provider of masks would have handed over."""
+    n_frames, height, width = masks.shape[1:]
+    index = np.arange(n_frames)
+    grid = FrameGrid(index, index / 2, Fraction(2), n_frames / 2, width, height)
+    made = []
+    for number, track in enumerate(masks):
+        boxes = [box_of(mask) for mask in track]
+        seen = np.array([box is not None for box in boxes])
+        shown = np.stack([np.zeros(4) if box is None else box for box in boxes])
+        made.append(Track(number, shown, seen, masks=tuple(encode(mask) for mask in track)))
+    return Tracks(grid, tuple(made))
+
+
+@pytest.mark.parametrize("name", ["track_scores", "interval"])
+def test_the_preset_makes_the_published_choice_of_tracks_with_masks(name: str) -> None:
+    """From run-length masks through `track_weights` and the preset to the winner, and to its first and last frame."""
+    published, seen = PRESETS["published"], 0
+    for case in cases(name):
+        given, wanted = case["input"], case["output"]
+        if "error" in wanted and not given["masks"]:
+            empty = track_weights(
+                Tracks(tracks_of(np.ones((1, 2, 4, 4), dtype=bool)).grid), (4, 4), published
+            )
+            assert empty.shape == (0, 2, 4, 4)
+            continue
+        tracks, rel = tracks_of(masks_of(given)), map_of(given)
+        weights = track_weights(tracks, tuple(given["grid"]), published)
+        if name == "track_scores":
+            scores = track_scores(rel, weights)
+            np.testing.assert_allclose(
+                scores, wanted["scores"], rtol=1e-4, atol=1e-6, err_msg=str(case["id"])
+            )
+            assert int(scores.argmax()) == wanted["winner"], case["id"]
+        elif "error" not in wanted:
+            row = scores_per_frame(rel, tracks, wanted["track"], weights, published)
+            told = wanted["windows"][str(published.k)]
+            first, last = interval(row, published.interval, published.k)
+            assert (first, last) == (told["first"], told["last"]), case["id"]
+            assert [given["frame_ids"][first], given["frame_ids"][last]] == told["sted"]
+            assert last - first + 1 == told["n_frames"]
+        else:
+            continue
+        seen += 1
+    assert seen >= 50
 
 
 def test_track_scores() -> None:
@@ -100,6 +153,7 @@ def test_relative_maps() -> None:
         given, name = case["input"], f"{case['id']:02d}"
         tolerance = 1e-5 if given["dtype"] == "float32" else 2e-2
         shape = (given["n_frames"], given["grid"][0] * given["grid"][1])
+        assert epsilon_for(PRESETS["published"], shape[0] * shape[1]) == given["epsilon"]
         rows = []
         for part, text in (
             ("numerator", "text_tokens_numerator"),
@@ -120,6 +174,8 @@ def test_relative_maps() -> None:
                     layer_range(layers, given["layers"])
                 continue
             chosen = layer_range(layers, given["layers"])
+            if chosen is not None:
+                assert [chosen[0], chosen[-1]] == given["layers_used_head"]
             maps = [r.mean((0, 1)) if chosen is None else r[list(chosen)].mean((0, 1)) for r in rows]
             ours = relative(*maps, given["epsilon"])
             np.testing.assert_allclose(ours, wanted, rtol=tolerance, err_msg=f"{name} {which}")
@@ -128,8 +184,20 @@ def test_relative_maps() -> None:
 
 
 def test_reversal() -> None:
+    moved = 0
     for case in cases("reversal"):
         given, wanted = case["input"], case["output"]
+        n_frames, (height, width) = given["n_frames"], given["grid"]
+        frames = np.arange(n_frames)[:, None]
+        grid = VisualGrid(
+            n_frames, height, width, frames, frames[:, 0] / 2, 0.5, trailing=int(given["newline_token"])
+        )
+        tokens = torch.tensor(given["tokens"], dtype=torch.float64)
+        assert len(tokens) == grid.n_tokens
+        flipped = grid.flip(tokens)
+        assert torch.equal(flipped, torch.tensor(wanted["tokens_reversed"], dtype=torch.float64)), case["id"]
+        assert torch.equal(grid.flip(flipped), tokens)
+        moved += not torch.equal(flipped, tokens)
         ours = assemble(map_of(given, "map_forward"), map_of(given, "map_reversed"))
         np.testing.assert_allclose(
             ours.reshape(len(ours), -1),
@@ -137,6 +205,7 @@ def test_reversal() -> None:
             rtol=1e-6,
             atol=1e-6,
         )
+    assert moved >= 10
 
 
 def test_updates_of_the_visual_prompt() -> None:
@@ -154,13 +223,27 @@ def test_updates_of_the_visual_prompt() -> None:
             return logits[:, given["yes_id"]] - logits[:, given["no_id"]]
 
         start = torch.zeros_like(part["tokens"])
-        gaps = gaps_of(start)
-        assert gaps.tolist() == pytest.approx(case["output"]["gaps"][0], abs=1e-10)
-        assert float(objective(gaps, "published")) == pytest.approx(case["output"]["loss"][0], abs=1e-10)
+        for epoch, (gaps, loss) in enumerate(
+            zip(case["output"]["gaps"], case["output"]["loss"], strict=True)
+        ):
+            prompt = (start if epoch == 0 else part[f"U_after_{epoch}"]).clone().requires_grad_()
+            found = gaps_of(prompt)
+            assert found.tolist() == pytest.approx(gaps, abs=1e-10)
+            assert float(objective(found.detach(), "published")) == pytest.approx(loss, abs=1e-10)
+            (gradient,) = torch.autograd.grad(objective(found, "published"), prompt)
+            torch.testing.assert_close(gradient, part[f"gradient_{epoch}"], atol=1e-10, rtol=1e-9)
+        if case["kind"].startswith("default"):
+            assert (given["lr"], given["beta"]) == (PRESETS["published"].rate, PRESETS["published"].averaging)
         for epochs in (1, 2, 3):
             settings = ZeroShotSettings(rate=given["lr"], averaging=given["beta"], epochs=epochs)
             ours = tune(gaps_of, start, settings)
             torch.testing.assert_close(ours, part[f"U_after_{epochs}"], atol=1e-9, rtol=1e-9)
             paper = ZeroShotSettings(rate=given["lr"], averaging=1.0, epochs=epochs, loss="paper")
+            before = start if epochs == 1 else part[f"paper_V_after_{epochs - 1}"]
+            two = gaps_of(before)[:2]
+            assert float(two[1]) == pytest.approx(case["output"]["paper_gap"][epochs - 1], abs=1e-9)
+            assert float(objective(two, "paper")) == pytest.approx(
+                case["output"]["paper_loss"][epochs - 1], abs=1e-9
+            )
             first_two = tune(lambda prompt: gaps_of(prompt)[:2], start, paper)
             torch.testing.assert_close(first_two, part[f"paper_V_after_{epochs}"], atol=1e-8, rtol=1e-7)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from fractions import Fraction
 from pathlib import Path
@@ -18,6 +19,7 @@ from tubelet import cli
 from tubelet.benchmarks.run import run_benchmark
 from tubelet.errors import DataError
 from tubelet.frames import Clip, FrameGrid
+from tubelet.grounder import find_model
 from tubelet.metrics.referring import score_boxes
 from tubelet.proposals import Track, Tracks, load_tracks, propose_tracks, save_tracks
 from tubelet.world.files import make_world, read_annotations
@@ -169,6 +171,7 @@ def test_a_picture_from_the_command_line(
     assert ground(monkeypatch, image, *said, "--json", tmp_path / "a.json", "--out", out) == 0
     shown = capsys.readouterr()
     assert [line.split(":")[0] for line in shown.out.splitlines()] == list(said)
+    assert "toy world" not in shown.err  # a picture of it: the model knows it
     there = propose_tracks("motion", image)
     for prediction in json.loads((tmp_path / "a.json").read_text()):
         assert prediction["task"] == "rec" and prediction["failure"] is None
@@ -178,6 +181,43 @@ def test_a_picture_from_the_command_line(
         assert drawn.width == plain.width and drawn.height > plain.height  # a line of text per sentence
         below = drawn.convert("RGB").crop((0, drawn.height - plain.height, *drawn.size))
         assert below.tobytes() != plain.convert("RGB").tobytes()
+
+
+@pytest.mark.parametrize("quality", [False, True])
+def test_a_video_from_the_command_line(
+    quality: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Offline, with the embedded model and motion proposals; --quality tunes and reads the reversed video."""
+    make_world(tmp_path, 1, seed=3, height=96, fps=10)
+    video = tmp_path / read_annotations(tmp_path)[0]["video"]
+    more = ["--quality"] if quality else []
+    assert ground(monkeypatch, video, "the red circle spins", "--json", tmp_path / "a.json", *more) == 0
+    (prediction,) = json.loads((tmp_path / "a.json").read_text())
+    told = prediction["provenance"]
+    assert (told["method"], told["proposals"], told["model"]) == ("zero-shot", "motion", "pico-base")
+    assert (told["consistency"] is not None) == quality and prediction["tubes"][0]["boxes_xyxy"]
+    assert "toy world" not in capsys.readouterr().err
+
+
+def test_footage_that_is_not_the_toy_world_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With a domain.json the footage is judged; without one every answer of a small model says what it knows."""
+    noise = np.random.default_rng(0).integers(0, 255, (96, 128, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.png")
+    ground(monkeypatch, tmp_path / "noise.png", "the red circle")
+    assert (
+        "this model knows only tubelet's toy world, and this video does not look like it"
+        in capsys.readouterr().err
+    )
+    folder = Path(shutil.copytree(find_model("pico-base"), tmp_path / "pico"))
+    (folder / "domain.json").unlink()
+    always = load_zero_shot(folder)
+    assert always.domain is None
+    assert (
+        always.about is not None
+        and "pico is a small model that knows only tubelet's toy world" in always.about
+    )
 
 
 def test_a_picture_without_anything_to_choose_from(

@@ -66,6 +66,7 @@ def test_every_preset_answers_on_a_small_model(pico: ZeroShotGrounder, name: str
     assert prediction.query == (
         "the red circle that spins" if name == "published" else "The Red circle that spins"
     )
+    assert any("none of the layers -26:-6" in note for note in prediction.notes) == (name == "published")
     if name == "published":
         assert prediction.provenance["token"] == -3 and prediction.provenance["consistency"] is not None
 
@@ -75,7 +76,10 @@ def test_what_the_published_scripts_do_for_a_family() -> None:
     assert published.for_model("LLaVA-NeXT-Video", 32).token_offset == -5
     assert published.for_model("LLaVA-OneVision", 28) == published
     qwen = published.for_model("Qwen2-VL", 28)
-    assert qwen.token_offset == -3 and not qwen.assemble and qwen.spatial
+    assert qwen.token_offset == -3 and not qwen.assemble and qwen.spatial and qwen.temporal
+    assert qwen.read == "mixed" and published.read == "sub"  # the action is tuned on, the whole sentence read
+    internvl = published.for_model("InternVL", 28)
+    assert internvl.spatial and not internvl.temporal and not internvl.assemble and internvl.read == "sub"
     assert published.for_model("LLaVA-OneVision", 6).layers is None
     assert published.for_model("LLaVA-OneVision", 7).layers == (-26, -6)
     assert PRESETS["paper"].for_model("Qwen2-VL", 28).assemble  # the paper implies all models
@@ -231,6 +235,9 @@ def test_a_model_without_yes_and_no_fails_by_name_and_reads_without_tuning(pico:
 
     class Mute:
         unk_token_id = 0
+
+        def convert_tokens_to_ids(self, piece: str) -> None:
+            return None
 
         def __call__(self, text: str, add_special_tokens: bool) -> dict[str, list[int]]:
             return {"input_ids": [1, 2, 3]}

@@ -73,11 +73,31 @@ def test_yes_and_no_come_from_the_tokenizer() -> None:
     class Letters:
         unk_token_id = 0
 
+        def convert_tokens_to_ids(self, piece: str) -> int:
+            return 0
+
         def __call__(self, text: str, add_special_tokens: bool) -> dict[str, list[int]]:
             return {"input_ids": [ord(c) for c in text]}
 
     with pytest.raises(ModelError, match="no single token for 'yes'"):
         yes_no_ids(Letters(), "variants")
+
+
+def test_exact_yes_is_the_piece_without_a_space() -> None:
+    """Vicuna has "yes" and " yes", and its tokenizer writes the second; the published ids are the first."""
+
+    class Spaced:
+        unk_token_id = 0
+        vocabulary = ("<unk>", "yes", "\u2581yes", "no", "\u2581no", "\u2581Yes", "\u2581No")
+
+        def convert_tokens_to_ids(self, piece: str) -> int:
+            return self.vocabulary.index(piece) if piece in self.vocabulary else 0
+
+        def __call__(self, text: str, add_special_tokens: bool) -> dict[str, list[int]]:
+            return {"input_ids": [self.convert_tokens_to_ids("\u2581" + word) for word in text.split()]}
+
+    assert yes_no_ids(Spaced(), "exact") == ((1,), (3,))
+    assert yes_no_ids(Spaced(), "variants") == ((1, 2, 5), (3, 4, 6))
 
 
 # --- maps ------------------------------------------------------------------------------------------
@@ -287,7 +307,7 @@ def test_a_model_is_asked_once_more_and_then_the_rules_decide() -> None:
     assert len(asked) == 2 and asked[0].rstrip().endswith("the red circle spins")
     assert parts.source == "rules" and "helper gave no usable parts" in parts.note
     other = json.dumps({"attribute": "quux", "action": ""})
-    assert "share no word" in by_model("the red circle", lambda _: other, "helper").note
+    assert "not made of words" in by_model("the red circle", lambda _: other, "helper").note
 
 
 def test_presets_and_mistakes() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from itertools import combinations
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from tubelet.errors import DataError
+from tubelet.mllm.layout import PromptWriter, VisualText, sequential_positions
+from tubelet.mllm.parts import VisualGrid
 from tubelet.zeroshot.sampling import hcstvg_frames, hcstvg_is_blank, positions, vidstg_frames
 
 GOLDEN = Path(__file__).resolve().parents[2] / ".." / "shared" / "golden" / "zeroshot"
@@ -50,18 +52,59 @@ def test_sampling() -> None:
     assert sum(seen.values()) == 141 and len(seen) == 9
 
 
-@needs_golden
-def test_role_text_is_what_all_renderings_share() -> None:
-    from tubelet.mllm.layout import _common_suffix
+class Pieces:
+    """A tokenizer that knows some pieces, and single characters."""
 
-    found = cases("role_suffix")
-    for case in found:
-        letters = [np.array([ord(c) for c in text]) for text in case["input"]["rendered"]]
-        shared = min(_common_suffix(a, b) for a, b in combinations(letters, 2))
-        text = case["input"]["rendered"][0]
-        assert text[len(text) - shared :] == case["output"]["role_text"], case["id"]
-        assert "".join(case["output"]["pieces"]) == case["output"]["role_text"]
-    assert len(found) == 12
+    bos_token, all_special_tokens = None, ()
+
+    def __init__(self, pieces: list[str]) -> None:
+        self.added_tokens_decoder: dict[int, Any] = {}
+        self.known = ["<video>", *sorted(set(pieces), key=len, reverse=True)]
+        self.split = re.compile("|".join(re.escape(piece) for piece in self.known) + "|.", re.DOTALL)
+
+    def __call__(self, text: str, add_special_tokens: bool) -> dict[str, list[int]]:
+        return {"input_ids": [self.convert_tokens_to_ids(piece) for piece in self.split.findall(text)]}
+
+    def convert_tokens_to_ids(self, piece: str) -> int:
+        return self.known.index(piece) if piece in self.known else len(self.known) + ord(piece)
+
+    def decode(self, at: int) -> str:
+        return self.known[at] if at < len(self.known) else chr(at - len(self.known))
+
+
+class Template:
+    """A processor with one of the published templates, its video written as one placeholder."""
+
+    chat_template = "there is one"
+
+    def __init__(self, template: str, pieces: list[str]) -> None:
+        plain = re.sub(r"(?:Frame\d+: )?<(?:image|video|\|video_pad\|)>\n?", "", template)
+        self.template = plain.replace("{question}", "<video>\n{question}")
+        self.tokenizer = Pieces(pieces)
+
+    def apply_chat_template(self, turns: Any, add_generation_prompt: bool, tokenize: bool) -> str:
+        return self.template.replace("{question}", turns[0]["content"][1]["text"])
+
+
+@needs_golden
+def test_role_tokens_of_published_templates_are_found() -> None:
+    """Through `PromptWriter.lay_out`: the role tokens, the token before them, and where the scripts' index points."""
+    grid = VisualGrid(1, 2, 2, np.zeros((1, 1), dtype=np.int64), np.zeros(1), 1.0)
+    seen = 0
+    for case in cases("role_suffix"):
+        given, wanted = case["input"], case["output"]
+        processor = Template(given["template"], wanted["pieces"])
+        writer = PromptWriter(processor, case["kind"])
+        video = VisualText("<video>", "<video>", (4,))
+        for question, last in zip(given["questions"], wanted["last_question_characters"], strict=True):
+            made = writer.lay_out(question, grid, video, "<video>", sequential_positions)
+            told = [processor.tokenizer.decode(int(at)) for at in made.input_ids]
+            assert [told[at] for at in made.role] == wanted["pieces"], (case["kind"], question)
+            assert told[made.candidates[0]] == last and len(made.visual) == 4
+            if wanted["fixed_index_in_official_scripts"] is not None:
+                assert told[wanted["fixed_index_in_official_scripts"]] == wanted["piece_at_fixed_index"]
+            seen += 1
+    assert seen == 48
 
 
 def test_sampling_says_what_is_wrong() -> None:

@@ -15,11 +15,13 @@ import torch
 from tubelet.errors import ModelError, OutputError, QueryError
 from tubelet.frames import Clip, FrameGrid
 from tubelet.mllm.memory import memory_guard
+from tubelet.zeroshot import grounder as module
 from tubelet.zeroshot import method
-from tubelet.zeroshot.decompose import SubQueries
+from tubelet.zeroshot.decompose import SubQueries, question_of
 from tubelet.zeroshot.grounder import ZeroShotGrounder, load_zero_shot
+from tubelet.zeroshot.maps import consistency
 from tubelet.zeroshot.reattention import first_gradients, tune
-from tubelet.zeroshot.scoring import frame_scores
+from tubelet.zeroshot.scoring import frame_scores, track_scores
 from tubelet.zeroshot.settings import ZeroShotSettings
 from tubelet.zeroshot.study import study
 
@@ -62,6 +64,61 @@ def test_tunings_that_begin_together_end_as_if_alone(
     assert np.allclose(together.frame_scores, alone.frame_scores, rtol=1e-4)
     untuned = asked(grounder, replace(settings, rate=0.0), parts)
     assert np.allclose(untuned.scores, together.scores, rtol=1e-4) == (epochs == 0)
+
+
+def test_no_rate_is_the_baseline_bit_for_bit(grounder: ZeroShotGrounder) -> None:
+    """Section 10.5 of the note: V = 0 and rate 0 are the method without tuning."""
+    parts = SubQueries("the red circle", "the circle spins", "test")
+    plain = asked(grounder, ZeroShotSettings(), parts)
+    for loss in ("published", "paper"):
+        still = asked(
+            grounder, ZeroShotSettings(spatial=True, temporal=True, rate=0.0, epochs=2, loss=loss), parts
+        )
+        assert np.array_equal(still.scores, plain.scores) and still.token == plain.token
+        assert np.array_equal(still.frame_scores, plain.frame_scores)
+        assert (still.track, still.first, still.last) == (plain.track, plain.first, plain.last)
+
+
+def test_tuning_for_time_moves_the_frames_and_not_the_track(grounder: ZeroShotGrounder) -> None:
+    parts = SubQueries("the red circle", "the circle spins", "test")
+    plain = asked(grounder, ZeroShotSettings(), parts)
+    timed = asked(grounder, ZeroShotSettings(temporal=True, rate=200.0), parts)
+    assert np.array_equal(timed.scores, plain.scores)
+    assert not np.allclose(timed.frame_scores, plain.frame_scores, rtol=1e-2)
+
+
+def test_the_reversed_video_is_tuned_on_its_own_and_its_map_added(grounder: ZeroShotGrounder) -> None:
+    """Scores of the sum of two tuned maps, the second of the flipped tokens and turned back."""
+    settings = replace(FULL, temporal=False)
+    parts = SubQueries("the red circle", None, "test")
+    found = asked(grounder, settings, parts)
+    visual = grounder.mllm.encode(clip_of())
+    weights = np.random.default_rng(1).random((5, *visual.grid.shape))
+    question = question_of("the red circle", settings.question)
+    ahead, _ = method._tuned_map(grounder.mllm, visual, question, question, settings)
+    back, _ = method._tuned_map(grounder.mllm, visual.flipped(), question, question, settings)
+    assert np.allclose(found.scores, track_scores(ahead + back[::-1], weights), rtol=1e-5)
+    assert not np.allclose(found.scores, track_scores(ahead + back, weights), rtol=1e-3)
+    assert found.consistency == pytest.approx(consistency(ahead, back))
+
+
+@pytest.mark.parametrize(
+    ("read", "space", "time"),
+    [
+        ("sub", "the red circle", "the circle spins"),
+        ("whole", "the red circle spins", "the red circle spins"),
+        ("mixed", "the red circle", "the red circle spins"),
+    ],
+)
+def test_what_is_read_after_tuning(
+    grounder: ZeroShotGrounder, monkeypatch: pytest.MonkeyPatch, read: str, space: str, time: str
+) -> None:
+    told: list[tuple[str, str]] = []
+    tuned = method._tuned_map
+    monkeypatch.setattr(method, "_tuned_map", lambda *args: told.append((args[2], args[3])) or tuned(*args))
+    settings = replace(FULL, read=read, assemble=False, question="{text}")
+    asked(grounder, settings, SubQueries("the red circle", "the circle spins", "test"))
+    assert told == [("the red circle", space), ("the circle spins", time)]
 
 
 def test_how_often_the_video_is_read(grounder: ZeroShotGrounder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,6 +240,37 @@ def test_a_stopped_study_goes_on(grounder: ZeroShotGrounder, tmp_path: Path) -> 
         study(grounder, n=4, seed=4, variants=("mean",), out=tmp_path)
     with pytest.raises(QueryError, match="split is val or test"):
         study(grounder, n=2, split="train")
+
+
+def test_a_query_that_fails_counts_and_the_study_goes_on(
+    grounder: ZeroShotGrounder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever breaks, in reading a video or in answering: 0 for it, and the next one is asked."""
+    whole = study(grounder, n=4, seed=3, variants=("+ token",))
+    encode, choose = grounder.encode, module.choose
+    calls = {"encode": 0, "choose": 0}
+
+    def failing(*args: Any, **more: Any) -> Any:
+        calls["encode"] += 1
+        if calls["encode"] == 2:
+            raise ModelError("not enough memory")
+        return encode(*args, **more)
+
+    def broken(*args: Any, **more: Any) -> Any:
+        calls["choose"] += 1
+        if calls["choose"] == 3:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        return choose(*args, **more)
+
+    monkeypatch.setattr(module, "choose", broken)
+    grounder.encode = failing  # type: ignore[method-assign]
+    try:
+        partly = study(grounder, n=4, seed=3, variants=("+ token",))
+    finally:
+        del grounder.encode
+    assert calls == {"encode": 4, "choose": 3}
+    assert partly.failed == {"random": 0, "+ token": 2} and partly.rows["+ token"]["m_vIoU"].n == 4
+    assert partly.rows["+ token"]["m_tIoU"].mean < whole.rows["+ token"]["m_tIoU"].mean
 
 
 def test_splits_of_a_study_are_different_scenes(grounder: ZeroShotGrounder) -> None:

@@ -100,7 +100,12 @@ def test_a_server_without_schemas_is_asked_without(serve: Callable[..., Server])
         ('{"attribute": "the man in red"', "broken JSON"),
         ('{"attribute": 3, "action": "x"}', "no text under"),
         ('{"attribute": "", "action": ""}', "empty"),
-        ('{"attribute": "a zebra", "action": "zebra"}', "no word"),
+        ('{"attribute": "a zebra", "action": "zebra"}', "not made of words"),
+        (
+            '{"attribute": "the tall woman beside the door", "action": "the woman picks up a cup and drinks"}',
+            "not made of words",  # the first example of the instruction
+        ),
+        ('{"attribute": "the man in red", "action": "the woman juggles knives"}', "not made of words"),
         ('["attribute"]', "JSON"),
         ("[" * 5000, "JSON"),
         ((500, b"oops"), "HTTP status 500"),
@@ -148,6 +153,23 @@ def test_parts_are_kept_by_sentence_and_model(serve: Callable[..., Server], tmp_
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot keep sub-queries"):
         make_splitter(Endpoint(server.url, "a"), cache=tmp_path / "file")(SENTENCE)
+
+
+def test_words_may_change_their_form(serve: Callable[..., Server]) -> None:
+    reply = json.dumps({"attribute": "the child", "action": "the child pushes something"})
+    parts = make_splitter(Endpoint(serve(reply).url, "m"))("what does the child push in the yard?")
+    assert parts.action == "the child pushes something" and not parts.note
+
+
+def test_a_real_model_is_asked_and_its_answer_used_or_noted() -> None:
+    """pico-base was never taught to write JSON: the whole way through `write`, and the recorded fallback."""
+    from tubelet.zeroshot.grounder import load_zero_shot
+
+    grounder = load_zero_shot("pico-base", split="model")
+    parts = grounder.splitter(SENTENCE)
+    assert (parts.attribute, parts.source) == ("the man in red", "rules")
+    assert "the model (pico-base) gave no usable parts" in parts.note and "split by rules" in parts.note
+    assert grounder.sampling["split"] == "model"
 
 
 def test_the_loaded_model_splits_or_the_rules_do() -> None:

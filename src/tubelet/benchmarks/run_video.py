@@ -157,10 +157,7 @@ def _decoded(grounder: Any, video: Video, window: Span | None) -> tuple[Clip | N
         return None, ()  # one frame of a video is no image
     side = grounder.model.image_size
     clip, report = read_clip_report(video, grid, size=(side, side))
-    notes = ()
-    if report.n_missing:
-        notes = (f"{report.n_missing} of {report.n_wanted} frames could not be decoded; neighbours stand in",)
-    return clip, notes
+    return clip, report.notes
 
 
 def answer_group(

@@ -23,11 +23,12 @@ from typing import Any
 import numpy as np
 
 from tubelet import __version__
-from tubelet.errors import DataError, OutputError, TubeletError
+from tubelet.errors import DataError, OutputError, QueryError, TubeletError
 from tubelet.grounder import Grounder
 from tubelet.metrics.bootstrap import Interval, bootstrap_mean
 from tubelet.metrics.grounding import Scores, Truth, score_tube, siou, summarise
 from tubelet.metrics.words import word_f1
+from tubelet.spacevllm.config import SPAN_READERS
 from tubelet.tube import Prediction, Span, Tube
 from tubelet.world.files import make_world, read_annotations
 
@@ -65,6 +66,10 @@ def evaluate_world(
         raise DataError(f"the toy-world benchmark scores stvg, tvg, svg, rec and elc, got {task!r}")
     if task == "elc" and "elc" not in getattr(grounder, "tasks", ()):
         raise DataError(f"{grounder.name} does not take task elc: a LLaVA-ST does")
+    if span_reader not in (None, *SPAN_READERS):  # here, and not after hundreds of videos were made
+        raise QueryError(
+            f"span_reader is {', '.join(SPAN_READERS[:-1])} or {SPAN_READERS[-1]}, got {span_reader!r}"
+        )
     folder = Path(folder)
     data = folder / "data"
     make_world(data, n, seed, split, tasks=(task,), height=height, fps=fps)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,14 +14,25 @@ from tubelet.errors import OutputError
 
 
 def check_outputs(paths: list[Path | None]) -> None:
-    """Unwritable targets are an error before work is done, not after."""
-    for path in paths:
-        if path is None:
-            continue
+    """Targets that cannot be written, or are given twice, are an error before work is done, not after."""
+    given = [path for path in paths if path is not None]
+    for path in given:
         if path.is_dir():
             raise OutputError(f"{path} is a folder; give a file name")
         if not path.parent.is_dir():
             raise OutputError(f"cannot write {path}: the folder {path.parent} does not exist")
+        if not os.access(path.parent, os.W_OK):
+            raise OutputError(f"cannot write {path}: the folder {path.parent} is not writable by this user")
+    places = [path.resolve() for path in given]
+    for place in places:
+        if places.count(place) > 1:
+            raise OutputError(f"{place} is given for two outputs: give each a name of its own")
+
+
+def check_kind(path: Path | None, kinds: tuple[str, ...], what: str) -> None:
+    """A file name that does not end as its content has to is an error before work is done, too."""
+    if path is not None and path.suffix.lower() not in kinds:
+        raise OutputError(f"{what} is written as {', '.join(kinds)}, got {path.name!r}")
 
 
 def make_folder(folder: Path) -> None:
@@ -31,13 +43,16 @@ def make_folder(folder: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
+    """Whole or not at all, also after Ctrl-C."""
     temporary = path.with_name(f".{path.name}.part")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        # names of files may hold bytes that are no UTF-8; in JSON "\\udcff" is what stands for one
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -25,7 +25,15 @@ def world_make(
 
     with progress("drawing") as step:
         path = make_world(
-            folder, n, seed, split, tuple(task.split(",")), questions, height, fps, progress=step
+            folder,
+            n,
+            seed,
+            split,
+            tuple(part.strip() for part in task.split(",")),
+            questions,
+            height,
+            fps,
+            progress=step,
         )
     typer.echo(str(path))
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tubelet.cli.common import make_folder, progress
 from tubelet.errors import QueryError
+
+if TYPE_CHECKING:
+    from tubelet.grounder import Grounder
 
 
 def evaluate(
@@ -43,11 +46,26 @@ def evaluate(
 ) -> None:
     """Score a model; prints a table, writes predictions.jsonl and metrics.json; a second call resumes."""
     from tubelet.datasets import DATASETS
-    from tubelet.grounder import DEFAULT_MODEL
+    from tubelet.grounder import DEFAULT_MODEL, load
 
     model = model or DEFAULT_MODEL
     if benchmark == "world" and data is None:
-        _evaluate_world(model, out, n, seed, task or "stvg", span_reader, untrained)
+        unused: dict[str, object] = {
+            "--protocol": protocol,
+            "--videos": videos,
+            "--skip-broken": skip_broken,
+            "--shard": shard != "1/1",
+            "--limit": limit,
+            "--split": split,
+        }
+        if any(unused.values()):
+            raise QueryError(
+                f"{', '.join(name for name, value in unused.items() if value)}: not for the toy world, which makes "
+                "its own test videos (--n and --seed say which); leave it out, or give --data"
+            )
+        _evaluate_world(
+            load(model, device or None), model, out, n, seed, task or "stvg", span_reader, untrained
+        )
         return
     if benchmark not in DATASETS:
         raise QueryError(f"unknown benchmark {benchmark!r}; there are: {', '.join(sorted(DATASETS))}")
@@ -101,13 +119,18 @@ def merge(
 
 
 def _evaluate_world(
-    model: str, out: Path, n: int, seed: int, task: str, span_reader: str, untrained: bool
+    grounder: Grounder,
+    model: str,
+    out: Path,
+    n: int,
+    seed: int,
+    task: str,
+    span_reader: str,
+    untrained: bool,
 ) -> None:
     from tubelet.benchmarks.world import evaluate_world
     from tubelet.benchmarks.world_qa import evaluate_world_qa
-    from tubelet.grounder import load
 
-    grounder = load(model)
     make_folder(out)
     random_weights = getattr(grounder, "untrained", None)  # methods without training have none
     with progress("evaluating") as step:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from tubelet.cli.common import check_outputs, make_folder, progress, write_text
-from tubelet.errors import QueryError, TubeletError
+from tubelet.cli.common import check_kind, check_outputs, make_folder, progress, write_text
+from tubelet.errors import OutputError, QueryError, TubeletError
 
 
 def ground(
@@ -59,6 +60,7 @@ def ground(
 
     check_outputs([json_file, out, plot, sheet])
     opened = open_video(video)  # fails fast, before a model is loaded
+    _check_pictures(opened, [json_file, out, plot, sheet], out, plot, sheet)
     given = _parse_span(span) if span else None
     extra = {"box_xyxy": _parse_box(box)} if box else {}
     wordless = task in ("elc", "tr", "reg", "dgc")
@@ -66,6 +68,7 @@ def ground(
     if not sentences:
         raise QueryError("say what to look for, for example 'the red circle that spins'")
     for sentence in sentences:
+        _check_text(sentence)
         if not sentence.strip() and not wordless:
             raise QueryError(
                 "the sentence is empty: say what to look for, for example 'the red circle that spins'"
@@ -88,8 +91,7 @@ def ground(
     state = grounder.encode(opened)
     between = given if isinstance(given, Span) else None
     predictions = grounder.ground_many(state, sentences, task or None, between, span_reader or None, **extra)
-    for note in dict.fromkeys(note for p in predictions for note in p.notes):
-        typer.echo(f"note: {note}", err=True)
+    _tell(note for p in predictions for note in p.notes)
     for prediction in predictions:
         typer.echo(describe(prediction))
     if json_file is not None:
@@ -99,6 +101,41 @@ def ground(
         _pictures(opened, predictions, out, plot, sheet)
     if any(p.failure for p in predictions):
         raise SystemExit(1)
+
+
+def _check_pictures(
+    video: Any, targets: list[Path | None], out: Path | None, plot: Path | None, sheet: Path | None
+) -> None:
+    """Names that do not fit what is written to them, and the video itself, are errors before work is done."""
+    for target in targets:
+        if target is not None and target.exists() and target.samefile(video.path):
+            raise OutputError(f"{target} is the video that is read: give the output another name")
+    if out is not None or plot is not None or sheet is not None:
+        from tubelet.video.write import SUFFIXES
+        from tubelet.view.overlay import IMAGE_SUFFIXES
+
+        if video.is_image:
+            check_kind(out, IMAGE_SUFFIXES, "an annotated picture")
+        else:
+            check_kind(out, SUFFIXES, "an annotated video")
+        check_kind(plot, (".png", ".svg"), "a timeline")
+        check_kind(sheet, IMAGE_SUFFIXES, "a contact sheet")
+
+
+def _tell(notes: Iterable[str]) -> None:
+    """What a user should know about the answers, each thing once, on stderr."""
+    for note in dict.fromkeys(notes):
+        typer.echo(f"note: {note}", err=True)
+
+
+def _check_text(text: str) -> None:
+    """A shell hands over any bytes; no tokenizer takes those that are no text."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise QueryError(
+            f"character {error.start + 1} of the sentence is no text (it is not UTF-8): type or paste it again"
+        ) from error
 
 
 def _parse_box(text: str) -> tuple[float, float, float, float]:
@@ -111,12 +148,18 @@ def _parse_box(text: str) -> tuple[float, float, float, float]:
     return x0, y0, x1, y1
 
 
+def _cut(text: str, most: int = 120) -> str:
+    """What is wrong with a very long sentence must not stand behind all of it."""
+    return text if len(text) <= most else f"{text[: most - 1].rstrip()}…"
+
+
 def describe(prediction: Any) -> str:
     """One line: sentence, span, first and last box, confidence; or why there is none."""
-    head = f"{prediction.query}: "
+    asked = prediction.query or prediction.task  # elc, tr, reg and dgc may be asked without words
+    head = f"{asked}: "
     sure = "" if prediction.confidence is None else f" (confidence {prediction.confidence:.2f})"
     if prediction.failure:
-        return f"{head}failed: {prediction.failure}"
+        return f"{_cut(asked)}: failed: {prediction.failure}"
     tube = prediction.tube
     if tube is None:
         return f"{head}not in this video{sure}"
@@ -133,20 +176,41 @@ def _pictures(
     video: Any, predictions: list[Any], out: Path | None, plot: Path | None, sheet: Path | None
 ) -> None:
     from tubelet.view import write_contact_sheet, write_overlay, write_timeline
+    from tubelet.view.letters import lacking
 
+    squares = lacking(" ".join(prediction.query for prediction in predictions))
+    if squares:
+        _tell(
+            [
+                f"no font at hand has {squares[:30]}: install one that does, for example Noto; now they are squares"
+            ]
+        )
     if plot is not None:
         write_timeline(predictions, plot, duration_s=video.duration_s)
         typer.echo(f"timeline: {plot}", err=True)
     if sheet is not None:
-        from tubelet.video import read_clip, sample_uniform
+        from tubelet.video import read_clip
 
-        clip = read_clip(video, sample_uniform(video, 16), size=_fit(video.width, video.height, 480))
+        clip = read_clip(video, _sheet_frames(video, predictions), size=_fit(video.width, video.height, 480))
         write_contact_sheet(clip, predictions, sheet)
         typer.echo(f"contact sheet: {sheet}", err=True)
     if out is not None:
         with progress("drawing") as step:
             write_overlay(video, predictions, out, progress=step)
         typer.echo(f"annotated: {out}", err=True)
+
+
+def _sheet_frames(video: Any, predictions: list[Any]) -> Any:
+    """16 frames, evenly spread, and one more for each tube that none of them shows."""
+    from tubelet.video import sample_at, sample_indices, sample_uniform
+
+    grid = sample_uniform(video, 16)
+    spans = [tube.span for prediction in predictions for tube in prediction.tubes]
+    missed = [(s.start_s + s.end_s) / 2 for s in spans if not s.contains(grid.times_s).any()]
+    if not missed:
+        return grid
+    more = sample_at(video, [min(moment, video.duration_s) for moment in missed])
+    return sample_indices(video, [*grid.frame_index, *more.frame_index])
 
 
 def _fit(width: int, height: int, longest: int) -> tuple[int, int]:
@@ -164,7 +228,14 @@ def ask(
     from tubelet.video import open_video
 
     opened = open_video(video)
-    typer.echo(load(model).ask(opened, question))
+    _check_text(question)
+    if not question.strip():
+        raise QueryError("the question is empty: ask something about the video")
+    grounder = load(model)
+    state = grounder.encode(opened)
+    answer = grounder.ask(state, question)
+    _tell(getattr(state, "notes", ()))
+    typer.echo(answer)
 
 
 def info(video: Annotated[Path, typer.Argument(help="A video or image file.")]) -> None:

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from tubelet.cli.common import training_bar
+from tubelet.cli.common import make_folder, training_bar
+from tubelet.errors import OutputError
 
 
 def train(
@@ -34,7 +35,9 @@ def train(
         _dry_run(recipe, settings or [], processes, sharding, tokens_per_s, mfu, gpu_tflops)
         return
     import torch
+    from safetensors import SafetensorError
 
+    from tubelet.model_folder import check_replaceable
     from tubelet.training.loop import train as run
     from tubelet.training.recipe import load_recipe
 
@@ -42,12 +45,21 @@ def train(
     if threads:
         torch.set_num_threads(threads)
     loaded = load_recipe(recipe, settings or [])
+    check_replaceable(loaded.folder / "model")  # now, and not when hours of training are to be saved
     if loaded.model == "llava-st":
         from tubelet.llava_st.train import make_job
     else:
         from tubelet.spacevllm.train import make_job
     with training_bar(sum(stage.steps for stage in loaded.stages)) as step:
-        done = run(loaded, make_job(loaded), resume, step)
+        job = make_job(loaded)
+        make_folder(loaded.folder)
+        try:
+            done = run(loaded, job, resume, step)
+        except (PermissionError, SafetensorError) as error:  # that is what a full disk is to safetensors
+            raise OutputError(
+                f"a checkpoint in {loaded.folder} cannot be written or read: {str(error)[:300]}; once it can, the "
+                "same command goes on from the last whole one"
+            ) from error
     typer.echo(
         f"{loaded.folder / 'model'}: {done.total_steps} steps, {done.questions} questions, "
         f"{done.seconds / 60:.1f} minutes"

@@ -23,6 +23,11 @@ Recipe = Annotated[Path | None, typer.Option(help="YAML, see recipes/unistg/worl
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="key=value of the recipe, e.g. filter.max_boxes=2.")
 ]
+Cpus = Annotated[float, typer.Option(help="Ray: CPUs that each of them reserves.")]
+Gpus = Annotated[
+    float,
+    typer.Option(help="GPUs that each of them gets for itself (0.5: two share one); 0: all see the same."),
+]
 RetryAside = Annotated[
     bool, typer.Option("--retry-aside", help="With --resume: try videos again that were set aside.")
 ]
@@ -35,6 +40,8 @@ def build(
     settings: Settings = None,
     engine: Annotated[str, typer.Option(help="local or ray.")] = "local",
     workers: Annotated[int, typer.Option(help="Processes of the annotator.", min=1)] = 1,
+    cpus: Cpus = 1.0,
+    gpus: Gpus = 0.0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the build in the folder.")] = False,
     retry_aside: RetryAside = False,
 ) -> None:
@@ -50,6 +57,8 @@ def build(
             out,
             engine=engine,
             workers=workers,
+            cpus=cpus,
+            gpus=gpus,
             resume=resume,
             retry_aside=retry_aside,
             report=_teller(),
@@ -92,6 +101,8 @@ def annotate(
     settings: Settings = None,
     engine: Annotated[str, typer.Option(help="local or ray.")] = "local",
     workers: Annotated[int, typer.Option(help="Processes.", min=1)] = 1,
+    cpus: Cpus = 1.0,
+    gpus: Gpus = 0.0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the job beside OUT.")] = False,
     retry_aside: RetryAside = False,
 ) -> None:
@@ -107,6 +118,8 @@ def annotate(
             chosen,
             engine_name=engine,
             workers=workers,
+            cpus=cpus,
+            gpus=gpus,
             resume=resume,
             retry_aside=retry_aside,
             report=_teller(),

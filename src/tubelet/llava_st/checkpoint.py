@@ -40,11 +40,15 @@ from tubelet.llava_st.words import Words, find_words
 from tubelet.model_folder import (
     TensorFolder,
     atomic_folder,
+    card_facts,
+    card_licence,
     first_line,
+    pixel_numbers,
     read_json,
     tensor_report,
     write_tensors,
 )
+from tubelet.spacevllm.domain import Domain, save_domain
 
 MODEL_TYPE = "tubelet_llava_st"
 OFFICIAL_FOLDER = "official"
@@ -124,8 +128,8 @@ def load_llava_st(
     return Bundle(
         model,
         tokenizer,
-        _three(data.get("pixel_mean", _PIXELS[0])),
-        _three(data.get("pixel_std", _PIXELS[1])),
+        pixel_numbers(data.get("pixel_mean", _PIXELS[0]), "pixel_mean", folder / "config.json"),
+        pixel_numbers(data.get("pixel_std", _PIXELS[1]), "pixel_std", folder / "config.json"),
         bool(data.get("trained", True)),
         official_files(folder if is_official(data) else folder / OFFICIAL_FOLDER),
         aside,
@@ -244,12 +248,6 @@ def official_files(folder: Path) -> dict[str, str]:
     return out
 
 
-def _three(values: Any) -> tuple[float, float, float]:
-    if not isinstance(values, list | tuple) or len(values) != 3:
-        raise ModelError(f"pixel statistics are three numbers, got {values!r:.60}")
-    return float(values[0]), float(values[1]), float(values[2])
-
-
 # --- saving --------------------------------------------------------------------------------------
 
 
@@ -280,9 +278,16 @@ def saved_config(
 
 
 def save_llava_st(
-    bundle: Bundle, folder: Path | str, dtype: torch.dtype | None = None, card: str = ""
+    bundle: Bundle,
+    folder: Path | str,
+    dtype: torch.dtype | None = None,
+    card: str = "",
+    domain: Domain | None = None,
 ) -> Path:
-    """Write a tubelet LLaVA-ST folder, atomically: it appears complete or not at all. `dtype` e.g. torch.float16."""
+    """Write a tubelet LLaVA-ST folder, atomically: it appears complete or not at all. `dtype` e.g. torch.float16.
+
+    domain: what its training pictures look like, for the note on other footage. Raises OutputError.
+    """
     folder = Path(folder)
     state = our_state(bundle)
     with atomic_folder(folder) as temporary:
@@ -291,6 +296,8 @@ def save_llava_st(
         bundle.tokenizer.save_pretrained(temporary)
         write_official_files(temporary, bundle.official)
         (temporary / "README.md").write_text(card or model_card(bundle), encoding="utf-8")
+        if domain is not None:
+            save_domain(domain, temporary)
 
         def get(name: str) -> torch.Tensor:
             tensor = state[name].detach().cpu()
@@ -324,8 +331,8 @@ def model_card(bundle: Bundle) -> str:
     config = bundle.config
     n = sum(p.numel() for p in bundle.model.parameters())
     return (
-        "---\nlibrary_name: tubelet\ntags: [spatio-temporal-video-grounding]\n---\n\n"
+        f"---\nlibrary_name: tubelet\n{card_licence(config.domain)}tags: [spatio-temporal-video-grounding]\n---\n\n"
         f"# LLaVA-ST ({n / 1e6:.1f} M parameters)\n\n"
         "Coordinates are words: boxes and times are read and written as tokens.\n\n"
-        f"- What it knows: {config.domain or 'not stated'}\n- Frames: {config.frames}\n- Mode: {config.mode}\n"
+        f"- Frames: {config.frames}\n- Mode: {config.mode}\n{card_facts(config.domain, bundle.trained)}"
     )

@@ -52,7 +52,7 @@ from tubelet.llava_st.asking import (
     one_each,
     sentence,
 )
-from tubelet.llava_st.checkpoint import OFFICIAL_FOLDER, Bundle, build, load_llava_st, parts_of
+from tubelet.llava_st.checkpoint import OFFICIAL_FOLDER, Bundle, build, load_llava_st, parts_of, save_llava_st
 from tubelet.llava_st.constrain import Alphabet, Grammar, grammar_for, make_alphabet
 from tubelet.llava_st.convert import stored_generation
 from tubelet.llava_st.coordinates import Variables, Worded
@@ -60,6 +60,7 @@ from tubelet.llava_st.generate import Generated, Read, generate, read_frames, re
 from tubelet.llava_st.prompts import ANSWERS, prompt_ids, question, text_ids
 from tubelet.llava_st.readout import clock_of, read_tubes
 from tubelet.llava_st.sampling import sample_frames, thin_clip
+from tubelet.model_folder import torch_dtype
 from tubelet.spacevllm.domain import Domain, domain_note, load_domain
 from tubelet.tube import Prediction, Span, Tube
 from tubelet.video import Video, open_video, read_clip_report
@@ -123,6 +124,15 @@ class LlavaSTGrounder:
         bundle = replace(self.bundle, model=fresh.eval(), trained=False)
         return LlavaSTGrounder(bundle, f"{self.name}, untrained", f"seed {seed}", self.domain)
 
+    def save_pretrained(self, folder: str | Path, dtype: str | None = None, card: str = "") -> Path:
+        """Write the model as a folder that `tubelet.load` loads again: config.json, safetensors, tokenizer, the small
+        files of the published checkpoint it came from, domain.json where it has one, and README.md.
+
+        dtype: float32, bfloat16 or float16; default: as in memory. Complete or not at all; another model there is
+        replaced. Raises OutputError for a folder that holds anything else, and when there is no space.
+        """
+        return save_llava_st(self.bundle, folder, torch_dtype(dtype), card, domain=self.domain)
+
     # --- encode --------------------------------------------------------------------------------
 
     def encode(self, video: Source, window: Span | None = None) -> EncodedVideo:
@@ -141,11 +151,7 @@ class LlavaSTGrounder:
             clip, report = read_clip_report(opened, grid, size=(side, side))
             whole = Span(0.0, grid.duration_s)
             whole = (window.clip(0.0, grid.duration_s) if window is not None else None) or whole
-            if report.n_missing:
-                notes.append(
-                    f"{report.n_missing} of {report.n_wanted} frames could not be decoded; "
-                    "neighbours stand in"
-                )
+            notes += report.notes
         decoded = time.perf_counter()
         positions = None
         if not is_image and len(clip) > 1 and self.config.mode != "official":

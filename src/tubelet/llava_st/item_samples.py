@@ -69,7 +69,7 @@ def load_sample(item: Item, folder: Path | str, frames: int, size: int, repeat: 
     window = split_window(opened, item.split) if item.split is not None else None
     grid, rows = sample_frames(opened, frames, window, repeat and not item.is_image)
     clip, report = read_clip_report(opened, grid, size=(size, size))
-    notes = (f"{report.n_missing} of {report.n_wanted} frames were not decoded",) if report.n_missing else ()
+    notes = report.notes
     positions = np.zeros(len(grid))
     if len(grid) > 1:
         clock = clock_of(grid)

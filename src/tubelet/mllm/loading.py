@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tubelet.errors import ModelError
-from tubelet.grounder import find_model, revision_of
+from tubelet.grounder import checked_device, find_model, revision_of
 from tubelet.mllm.family import Family
 from tubelet.mllm.internvl import INTERNVL
 from tubelet.mllm.llava import LLAVA_NEXT_VIDEO, LLAVA_ONEVISION
@@ -74,9 +74,7 @@ def load_mllm(
         family = with_trained_layout(family, folder)
     if max_frame_tokens is not None and max_frame_tokens < 1:
         raise ModelError(f"max_frame_tokens is at least 1, got {max_frame_tokens}")
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if place.type == "cuda" and not torch.cuda.is_available():
-        raise ModelError(f"device {place} was asked for, but torch sees no GPU: use device cpu")
+    place = torch.device(checked_device(device))
     precision = _dtype(dtype or ("bfloat16" if place.type == "cuda" else "float32"))
     processor = _processor(folder, family)
     network = _network(folder, family, precision)

@@ -30,6 +30,14 @@ from tubelet.proposals.store import load_tracks
 from tubelet.proposals.track import Track, Tracks, clip_boxes
 
 FORMATS = ("auto", "published", "mot", "tubelet")
+_NO_CORNERS = (
+    "xywh",
+    "cxcywh",
+    "ltwh",
+    "tlwh",
+    "coco",
+    "yolo",
+)  # of the entry "box format": would be misread
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +142,11 @@ def _read_published_file(path: Path, source: Source) -> Tracks:
         values = list(item.values()) if isinstance(item, Mapping) else None
         if values is None or len(values) != 7:
             raise DataError(f"{path}: track {number} must have seven entries, got {item!r:.60}")
-        _, boxes_px, masks, label, _, width, height = values
+        _, boxes_px, masks, label, form, width, height = values
+        if str(form).strip().lower() in _NO_CORNERS:
+            raise DataError(
+                f"{path}: track {number} says its boxes are {form!r:.40}; published proposals are corners (xyxy)"
+            )
         try:
             boxes = np.array(boxes_px, dtype=np.float64).reshape(len(index), 4)
             scale = np.array([float(width), float(height)] * 2)

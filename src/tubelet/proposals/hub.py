@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tubelet.errors import ModelError, QueryError
-from tubelet.grounder import find_model
+from tubelet.grounder import checked_device, find_model
 from tubelet.model_folder import first_line, read_json, tensor_report
 
 
@@ -29,9 +29,7 @@ def load(model: str, classes: tuple[str, str], model_types: tuple[str, ...], dev
     """classes: names of the processor and model classes in transformers. Raises ModelError."""
     import torch
 
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if place.type == "cuda" and not torch.cuda.is_available():
-        raise ModelError(f"device {place} was asked for, but torch sees no GPU: use device cpu")
+    place = torch.device(checked_device(device))
     return _load(str(find_model(model)), classes, model_types, str(place))
 
 

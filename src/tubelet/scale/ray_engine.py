@@ -3,9 +3,10 @@
 Every stage is a pool of actors with its own CPUs and GPUs; Ray Data streams between them with backpressure. The
 driver claims `Job.wave` items at a time, which bounds its memory, and alone writes the ledger. A step that raises costs
 its item a try; the same actor tries again at once. A worker that dies, hangs or falls silent costs the item it was at a
-try (`ray_board`); Ray starts it again and repeats its task, at most `_BLOCK` items. Where Ray gives up on a wave,
-the unfinished items come back in smaller waves, down to one item, which is then blamed. Stages must be importable on
-every machine.
+try (`ray_board`); Ray starts it again and repeats its task, at most `_BLOCK` items, on another machine if its own is
+lost. Where no other has room, Ray would wait for one with these tasks: once nobody else has been at work for `lease_s`,
+the wave is given up, and a new one goes on with the workers that are left. Where Ray gives up on a wave, the unfinished
+items come back in smaller waves, down to one item, which is then blamed. Stages must be importable on every machine.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import uuid
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -52,7 +54,7 @@ class _Actor:
             import ray
 
             self.place = (ray.get_runtime_context().get_node_id(), os.getpid())
-            threading.Thread(target=_beat, args=(board, self.place, beat_s), daemon=True).start()
+            threading.Thread(target=_beat, args=(self, beat_s), daemon=True).start()
         try:
             self.step = make_step(stage)
         except Exception as error:  # noqa: BLE001  whatever a stage raises is told to the driver, which stops the job
@@ -91,10 +93,10 @@ class _Actor:
         return list(ray.get(self.board.begin.remote(self.number, seq, self.place)))
 
 
-def _beat(board: Any, place: Place, beat_s: float) -> None:
+def _beat(worker: _Actor, beat_s: float) -> None:
     pause = threading.Event()
     while not pause.wait(beat_s):
-        board.beat.remote(place)
+        worker.board.beat.remote(worker.place, worker.step is not None or bool(worker.broken))
 
 
 def _kill(pid: int) -> None:
@@ -111,12 +113,14 @@ def _kill(pid: int) -> None:
 
 @dataclass(frozen=True)
 class _Restarts:
-    """How often Ray starts a dead actor, and its task, again."""
+    """How often Ray starts a dead actor, and its task, again; and a name for every actor, so that it can be killed."""
 
     times: int
+    prefix: str
 
     def __call__(self) -> dict[str, Any]:
-        return {"max_restarts": self.times, "max_task_retries": self.times}
+        name = f"{self.prefix}{uuid.uuid4().hex}"
+        return {"name": name, "max_restarts": self.times, "max_task_retries": self.times}
 
 
 def pool_options(job: Job, number: int, board: Any = None) -> dict[str, Any]:
@@ -129,8 +133,15 @@ def pool_options(job: Job, number: int, board: Any = None) -> dict[str, Any]:
         "compute": ray.data.ActorPoolStrategy(size=stage.workers),
         "num_cpus": stage.cpus,
         "num_gpus": stage.gpus,
-        "ray_remote_args_fn": _Restarts(_RESTARTS),
+        "ray_remote_args_fn": _Restarts(_RESTARTS, "" if board is None else _prefix()),
     }
+
+
+def _prefix() -> str:
+    """Of the names of this driver's workers."""
+    import ray
+
+    return f"tubelet {ray.get_runtime_context().get_job_id()} "
 
 
 def run_ray(job: Job, ledger: Ledger, report: Report | None = None, address: str | None = None) -> None:
@@ -146,9 +157,7 @@ def run_ray(job: Job, ledger: Ledger, report: Report | None = None, address: str
             "the ray engine needs ray: pip install 'tubelet[scale]', or use --engine local"
         ) from error
     if not ray.is_initialized():
-        os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 starves workers beside anything else
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-        ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        _connect(address)
     meter = Meter(ledger, report)
     wave = job.wave
     name = f"driver {os.getpid()}"
@@ -156,8 +165,7 @@ def run_ray(job: Job, ledger: Ledger, report: Report | None = None, address: str
     try:
         while items := ledger.claim(wave, job.lease_s, name):
             if board is None:
-                actor: Any = ray.remote(Board)
-                board = actor.options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote(job)
+                board = _make_board(job)
             wave = _wave(job, ledger, meter, items, wave, board)
     except ray.exceptions.RayError as error:
         raise ModelError(
@@ -167,6 +175,34 @@ def run_ray(job: Job, ledger: Ledger, report: Report | None = None, address: str
         ledger.release()
         if board is not None and ray.is_initialized():
             ray.kill(board)
+
+
+def _connect(address: str | None) -> None:
+    import ray
+
+    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 starves workers beside anything else
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    try:
+        ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    except Exception as error:  # Ray raises a bare one where a part of it does not start
+        where = address or os.environ.get("RAY_ADDRESS")
+        said = " ".join(str(error).split())[:200]
+        raise ModelError(
+            f"no Ray cluster answers at {where} ({said}): start it, or correct the address (RAY_ADDRESS)"
+            if where
+            else f"Ray does not start on this machine ({said}): try again, or use --engine local"
+        ) from error
+
+
+def _make_board(job: Job) -> Any:
+    """On the driver's machine, the only one without which the job ends anyway."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    actor: Any = ray.remote(Board)
+    lasting = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
+    return actor.options(scheduling_strategy=here, **lasting).remote(job)
 
 
 def _wave(job: Job, ledger: Ledger, meter: Meter, items: list[Item], size: int, board: Any) -> int:
@@ -191,6 +227,10 @@ def _wave(job: Job, ledger: Ledger, meter: Meter, items: list[Item], size: int, 
                 ledger.finish(seq, value)
                 meter.add(done=1)
     except ray.exceptions.RayError as error:
+        watch.check()
+        if watch.given_up:
+            ledger.release(left)
+            return size
         if ray.get(board.begun.remote(), timeout=_ASK_S) == 0:
             raise ModelError(
                 f"Ray's workers end before their first item ({type(error).__name__}): too little memory?"
@@ -208,11 +248,15 @@ def _wave(job: Job, ledger: Ledger, meter: Meter, items: list[Item], size: int, 
 
 
 class _Watch:
-    """A thread beside the stream, which may say nothing for hours: commits, renews leases, has lost workers killed."""
+    """A thread beside the stream, which may say nothing for hours: commits, renews leases, has lost workers killed.
+
+    It ends the stream, by killing all workers, when nothing can be written and when nobody takes what is left.
+    """
 
     def __init__(self, job: Job, ledger: Ledger, left: set[int], board: Any) -> None:
         self._job, self._ledger, self._left, self._board = job, ledger, left, board
         self._end = threading.Event()
+        self.given_up = False
         self._error: TubeletError | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -241,11 +285,29 @@ class _Watch:
                     named = [(seq, owners.get(seq, f"driver {os.getpid()}")) for seq in list(self._left)]
                     self._ledger.renew(named, self._job.lease_s)
                 self._ledger.commit_if_due()
+                if ray.get(self._board.stuck.remote(), timeout=_ASK_S):
+                    self.given_up = True
+                    _kill_workers()
+                    return
             except ray.exceptions.RayError:  # the board starts again; where Ray is gone the stream says so
                 continue
             except TubeletError as error:
                 self._error = error
+                _kill_workers()
                 return
+
+
+def _kill_workers() -> None:
+    """Those of this driver, also the ones that wait for a machine, for good: the stream raises then."""
+    import ray
+
+    prefix = _prefix()
+    for name in ray.util.list_named_actors():
+        if name.startswith(prefix):
+            try:
+                ray.kill(ray.get_actor(name), no_restart=True)
+            except ValueError:  # it has gone by itself
+                continue
 
 
 def _send_kill(place: Place) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from tubelet.errors import ModelError
 from tubelet.spacevllm.config import SpaceVLLMConfig
 from tubelet.spacevllm.dense import DenseTruth, dense_truth
 from tubelet.spacevllm.loss import SpaceTruth
@@ -118,7 +119,12 @@ def _told_frames(
     for time_s in named_s:
         digits = encode(tokenizer, seconds(config, time_s))
         frame = int(np.abs(sample.times_s - time_s).argmin())
-        start = next(k for k in range(at, len(ids)) if list(ids[k : k + len(digits)]) == digits)
+        start = next((k for k in range(at, len(ids)) if list(ids[k : k + len(digits)]) == digits), None)
+        if start is None:
+            raise ModelError(
+                f"the tokenizer writes {seconds(config, time_s)!r} in an answer otherwise than alone, so its words for "
+                "it cannot be found: set snap_answers: false, or take a tokenizer that writes digits one by one"
+            )
         at = start + len(digits)
         frames[start:at] = [frame] * len(digits)
     return tuple(frames)

@@ -6,7 +6,12 @@ A tubelet SpaceVLLM folder:
                           "spacevllm": <SpaceVLLMConfig>}
     model*.safetensors   names "base.*" (the stock model's own) and "space_decoder.*"; sharded when large
     tokenizer files      with the query tokens <r_0> .. <r_N_v>
+    preprocessor_config.json   how pixels become the vision tower's input: size, mean, std
+    domain.json          what its training pictures look like (domain.py), of models that know one small domain
     README.md            model card
+
+Older folders say the mean and std in config.json. There is no processor of transformers: its processors know no query
+tokens, which stand between the frames (prompts.py).
 
 A folder in the stock LLaVA-OneVision layout also loads: it starts a new SpaceVLLM with an untrained decoder. So does
 one in the layout of the LLaVA-NeXT repository (llava_next.py).
@@ -29,9 +34,21 @@ from safetensors.torch import load_file, save_file
 
 from tubelet import __version__
 from tubelet.errors import ModelError
-from tubelet.model_folder import atomic_folder, first_line, no_bars, read_json, tensor_report
+from tubelet.model_folder import (
+    atomic_folder,
+    card_facts,
+    card_licence,
+    first_line,
+    load_fast_tokenizer,
+    no_bars,
+    pixel_numbers,
+    read_json,
+    tensor_report,
+    weight_map,
+)
 from tubelet.pico import VIDEO_TOKEN, init_pico_vision, pico_config, pico_tokenizer
 from tubelet.spacevllm.config import SpaceVLLMConfig
+from tubelet.spacevllm.domain import Domain, save_domain
 from tubelet.spacevllm.llava_next_layout import is_llava_next
 from tubelet.spacevllm.model import SpaceVLLM
 from tubelet.spacevllm.prompts import PromptLayout, make_layout, query_token
@@ -40,7 +57,9 @@ log = logging.getLogger(__name__)
 
 MODEL_TYPE = "tubelet_spacevllm"
 SETTINGS = "tubelet.json"  # beside a stock base: how it was talked to in training
+_PREPROCESSOR = "preprocessor_config.json"
 _AUXILIARY = "auxiliary.safetensors"  # a base's training-only heads, so that a SpaceVLLM can grow from them
+_VOCABULARIES = ("tokenizer.json", "vocab.json", "tokenizer.model")
 _DEFAULT_PIXELS = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # SigLIP's mean and std
 
 
@@ -149,25 +168,62 @@ def _read_config(folder: Path) -> dict[str, Any]:
 def _load_saved(
     folder: Path, data: Mapping[str, Any], dtype: torch.dtype, device: torch.device | str
 ) -> Bundle:
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
 
+    path = folder / "config.json"
     for key in ("base", "spacevllm"):
         if key not in data:
-            raise ModelError(f"{folder / 'config.json'} lacks {key!r}; was the folder written completely?")
-    config = SpaceVLLMConfig.from_dict(data["spacevllm"])
-    base_config = LlavaOnevisionConfig.from_dict(dict(data["base"]))
-    with _no_memory_for_weights(base_config):
-        model = SpaceVLLM(LlavaOnevisionForConditionalGeneration(base_config), config)
+            raise ModelError(f"{path} lacks {key!r}; was the folder written completely?")
+        if not isinstance(data[key], Mapping):
+            raise ModelError(
+                f"{key!r} in {path} must hold settings, got {data[key]!r:.80}: copy or download the folder again"
+            )
+    try:
+        config = SpaceVLLMConfig.from_dict(data["spacevllm"])
+        base_config = LlavaOnevisionConfig.from_dict(dict(data["base"]))
+        with _no_memory_for_weights(base_config):
+            model = SpaceVLLM(LlavaOnevisionForConditionalGeneration(base_config), config)
+    except (
+        TypeError,
+        ValueError,
+        KeyError,
+        AttributeError,
+        ArithmeticError,
+        RuntimeError,
+        StrictDataclassError,
+    ) as error:
+        raise ModelError(f"the settings in {path} do not make a model: {first_line(error)}") from error
+    mean, std = _saved_pixels(folder, data, model.image_size)
     model.to(dtype)
     state = {name: tensor.to(dtype) for name, tensor in read_tensors(folder).items()}
     check_tensors(folder, model, state)
     model.load_state_dict(state, strict=False, assign=True)
     model.base.tie_weights()
     model.to(device).eval()
-    tokenizer = _load_saved_tokenizer(folder)
-    mean, std = data.get("pixel_mean", _DEFAULT_PIXELS[0]), data.get("pixel_std", _DEFAULT_PIXELS[1])
+    tokenizer = load_fast_tokenizer(folder)
     layout = make_layout(tokenizer, _video_token(model.base, tokenizer), config.max_frames)
-    return Bundle(model, tokenizer, layout, tuple(mean), tuple(std), trained=bool(data.get("trained", True)))
+    return Bundle(model, tokenizer, layout, mean, std, trained=bool(data.get("trained", True)))
+
+
+def _saved_pixels(
+    folder: Path, data: Mapping[str, Any], side: int
+) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Mean and std of a SpaceVLLM folder: of its preprocessor file; of config.json where there is none."""
+    path, names = folder / _PREPROCESSOR, ("image_mean", "image_std")
+    if path.is_file():
+        data = read_json(path)
+        if data.get("size") != {"height": side, "width": side}:
+            raise ModelError(
+                f"{path} must make pictures of {side}x{side}, as config.json says, got {data.get('size')!r:.80}"
+            )
+    else:
+        path, names = folder / "config.json", ("pixel_mean", "pixel_std")
+        if not all(name in data for name in names):
+            raise ModelError(f"{folder} lacks the file {_PREPROCESSOR}: copy or download the folder again")
+    return pixel_numbers(data.get(names[0]), names[0], path), pixel_numbers(
+        data.get(names[1]), names[1], path
+    )
 
 
 def _load_base(
@@ -225,22 +281,12 @@ def _no_memory_for_weights(config: Any) -> AbstractContextManager[Any]:
     return cast(AbstractContextManager[Any], init_empty_weights(include_buffers=False))
 
 
-def _load_saved_tokenizer(folder: Path) -> Any:
-    """Folders that tubelet wrote hold a tokenizer.json: no need to guess a tokenizer class."""
-    from transformers import PreTrainedTokenizerFast
-
-    try:
-        return PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"cannot load the tokenizer in {folder}: {first_line(error)}") from error
-
-
 def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
     """All tensors of a folder's model.safetensors, single or sharded with its index."""
     index = folder / "model.safetensors.index.json"
     try:
         if index.is_file():
-            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+            names = sorted(set(weight_map(index).values()))
         else:
             names = ["model.safetensors"]
         tensors: dict[str, torch.Tensor] = {}
@@ -248,7 +294,7 @@ def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
             if not (folder / name).is_file():
                 raise ModelError(f"{folder} lacks the weight file {name}: copy or download the folder again")
             tensors.update(load_file(folder / name))
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(f"cannot read the weights in {folder}: {first_line(error)}") from error
     return tensors
 
@@ -286,6 +332,11 @@ def _load_tokenizer(folder: Path) -> Any:
         if template.is_file():  # the processor's; the tokenizer's own may know text only
             tokenizer.chat_template = json.loads(template.read_text(encoding="utf-8"))["chat_template"]
     except (OSError, ValueError, KeyError, TypeError) as error:
+        if not any((folder / name).is_file() for name in _VOCABULARIES):
+            raise ModelError(
+                f"cannot load the tokenizer in {folder}: it has no tokenizer.json (nor one of the older files "
+                f"{', '.join(_VOCABULARIES[1:])}); copy or download the folder again"
+            ) from error
         raise ModelError(f"cannot load the tokenizer in {folder}: {first_line(error)}") from error
     return tokenizer
 
@@ -299,14 +350,13 @@ def _pixel_statistics(folder: Path) -> tuple[tuple[float, float, float], tuple[f
     ):
         path = folder / name
         if path.is_file():
-            try:
-                data = json.loads(path.read_text(encoding="utf-8"))
-                data = data.get(part, {}) if part else data
-                if "image_mean" in data and "image_std" in data:
-                    mean, std = data["image_mean"], data["image_std"]
-                    return (mean[0], mean[1], mean[2]), (std[0], std[1], std[2])
-            except (OSError, ValueError, AttributeError, TypeError, IndexError) as error:
-                raise ModelError(f"cannot read the pixel statistics in {path}: {error!r}") from error
+            data = read_json(path)
+            data = data.get(part, {}) if part else data
+            if not isinstance(data, dict):
+                raise ModelError(f"{part} in {path} must hold settings, got {data!r:.80}")
+            if "image_mean" in data and "image_std" in data:
+                mean = pixel_numbers(data["image_mean"], "image_mean", path)
+                return mean, pixel_numbers(data["image_std"], "image_std", path)
     return _DEFAULT_PIXELS
 
 
@@ -324,8 +374,12 @@ def save_bundle(
     dtype: torch.dtype | None = None,
     card: str = "",
     max_shard_size: str = "5GB",
+    domain: Domain | None = None,
 ) -> Path:
-    """Write a SpaceVLLM folder, atomically: it appears complete or not at all. `dtype` e.g. torch.float16."""
+    """Write a SpaceVLLM folder, atomically: it appears complete or not at all. `dtype` e.g. torch.float16.
+
+    domain: what its training pictures look like, for the note on other footage. Raises OutputError.
+    """
     from huggingface_hub import save_torch_state_dict
 
     folder = Path(folder)
@@ -336,20 +390,41 @@ def save_bundle(
         "trained": bundle.trained,
         "base": model.base.config.to_dict(),
         "spacevllm": model.config.to_dict(),
-        "pixel_mean": list(bundle.pixel_mean),
-        "pixel_std": list(bundle.pixel_std),
     }
     with atomic_folder(folder) as temporary:
         (temporary / "config.json").write_text(json.dumps(data, indent=1, default=str) + "\n")
         state = {k: v.detach().to("cpu", dtype or v.dtype) for k, v in _saved_state(model).items()}
         save_torch_state_dict(state, temporary, max_shard_size=max_shard_size)
         bundle.tokenizer.save_pretrained(temporary)
-        (temporary / "README.md").write_text(card or model_card(bundle))
+        preprocessor = json.dumps(_preprocessor(bundle), indent=1)
+        (temporary / _PREPROCESSOR).write_text(preprocessor + "\n")
+        if domain is not None:
+            save_domain(domain, temporary)
+        (temporary / "README.md").write_text(card or model_card(bundle), encoding="utf-8")
     return folder
 
 
+def _preprocessor(bundle: Bundle) -> dict[str, Any]:
+    """From decoded RGB pictures to the vision tower's input, in the words of transformers' image processors."""
+    side = bundle.model.image_size
+    return {
+        "do_resize": True,
+        "size": {"height": side, "width": side},
+        "resample": 3,  # bicubic
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(bundle.pixel_mean),
+        "image_std": list(bundle.pixel_std),
+    }
+
+
 def save_base(
-    bundle: Bundle, folder: Path | str, dtype: torch.dtype | None = None, auxiliary: bool = True
+    bundle: Bundle,
+    folder: Path | str,
+    dtype: torch.dtype | None = None,
+    auxiliary: bool = True,
+    domain: Domain | None = None,
 ) -> Path:
     """Write the base in the stock LLaVA-OneVision layout (model, tokenizer, processor), atomically.
 
@@ -360,7 +435,8 @@ def save_base(
         base = bundle.model.base
         if dtype not in (None, base.dtype):
             base = copy.deepcopy(base).to(dtype)  # the model in memory keeps its precision
-        base.save_pretrained(temporary)
+        with no_bars():
+            base.save_pretrained(temporary)
         processor = _processor(bundle)
         if processor is not None:
             processor.save_pretrained(temporary)
@@ -371,7 +447,9 @@ def save_base(
                 k: v.contiguous() for k, v in bundle.model.state_dict().items() if not k.startswith("base.")
             }
             save_file(heads, temporary / _AUXILIARY)
-        (temporary / "README.md").write_text(base_card())
+        if domain is not None:
+            save_domain(domain, temporary)
+        (temporary / "README.md").write_text(base_card(bundle.model.config.domain), encoding="utf-8")
     return folder
 
 
@@ -408,21 +486,21 @@ def _processor(bundle: Bundle) -> Any:
 def model_card(bundle: Bundle) -> str:
     config = bundle.model.config
     n = sum(p.numel() for p in bundle.model.parameters())
-    domain = config.domain or "not stated"
     return (
-        "---\nlibrary_name: tubelet\ntags: [spatio-temporal-video-grounding]\n---\n\n"
+        f"---\nlibrary_name: tubelet\n{card_licence(config.domain)}tags: [spatio-temporal-video-grounding]\n---\n\n"
         f"# SpaceVLLM ({n / 1e6:.1f} M parameters)\n\n"
         "A video and a sentence go in, a tube (time span + one box per moment) comes out.\n\n"
-        f"- What it knows: {domain}\n- Frames: up to {config.max_frames}\n"
-        f"- Span read from: {config.span_reader}\n\n"
+        f"- Frames: up to {config.max_frames}\n- Span read from: {config.span_reader}\n"
+        f"{card_facts(config.domain, bundle.trained)}\n"
         '```python\nimport tubelet\ng = tubelet.load("this folder")\n'
         'print(g.ground("clip.mp4", "a sentence").tube)\n```\n'
     )
 
 
-def base_card() -> str:
+def base_card(domain: str = "") -> str:
     return (
-        "---\nlibrary_name: transformers\ntags: [video-text-to-text]\n---\n\n# pico-base\n\n"
-        "A small chat model for videos and images of tubelet's toy world, in the stock\n"
-        "LLaVA-OneVision layout: captions, yes/no questions, questions. It knows nothing else.\n"
+        f"---\nlibrary_name: transformers\n{card_licence(domain)}tags: [video-text-to-text]\n---\n\n# pico-base\n\n"
+        "A small chat model for videos and images, in the stock LLaVA-OneVision layout: captions, yes/no questions,\n"
+        "questions. It knows nothing but what it was trained on.\n\n"
+        f"{card_facts(domain, True)}"
     )

@@ -16,7 +16,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from tubelet.errors import ModelError
+from tubelet.model_folder import first_line, read_json
+
 FILE = "domain.json"
+N_STATISTICS = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +89,25 @@ def save_domain(domain: Domain, folder: Path) -> None:
 
 
 def load_domain(folder: Path) -> Domain | None:
+    """The domain of a model folder, None when it has none; ModelError when the file is damaged."""
     path = folder / FILE
     if not path.is_file():
         return None
-    data = json.loads(path.read_text())
-    return Domain(tuple(data["mean"]), tuple(map(tuple, data["precision"])), float(data["limit"]))
+    data = read_json(path)
+    try:
+        mean, precision = np.array(data["mean"], dtype=float), np.array(data["precision"], dtype=float)
+        limit = float(data["limit"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise _broken(path, f"{type(error).__name__}: {first_line(error)}") from error
+    if mean.shape != (N_STATISTICS,) or precision.shape != (N_STATISTICS, N_STATISTICS):
+        raise _broken(path, f"shapes {mean.shape} and {precision.shape}")
+    if not (np.isfinite(mean).all() and np.isfinite(precision).all() and np.isfinite(limit)):
+        raise _broken(path, "numbers that are not finite")
+    return Domain(tuple(mean.tolist()), tuple(map(tuple, precision.tolist())), limit)
+
+
+def _broken(path: Path, found: str) -> ModelError:
+    return ModelError(
+        f"{path} must hold mean ({N_STATISTICS} numbers), precision ({N_STATISTICS} x {N_STATISTICS}) and limit, got "
+        f"{found}: copy or download the folder again"
+    )

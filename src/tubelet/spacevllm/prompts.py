@@ -185,6 +185,7 @@ def check_query(query: str) -> str:
     if not isinstance(query, str):
         raise QueryError(f"a query is a sentence (text), got {type(query).__name__}")
     text = " ".join(query.split())
+    _check_characters(text, "sentence")
     if not text:
         raise QueryError(
             "the sentence is empty: say what to look for, for example 'the red circle that spins'"
@@ -197,11 +198,22 @@ def check_query(query: str) -> str:
     return text
 
 
+def _check_characters(text: str, what: str) -> None:
+    """Half of a character (a lone surrogate, from a cut string or bytes that are no UTF-8) is in no vocabulary."""
+    for at, character in enumerate(text):
+        if "\ud800" <= character <= "\udfff":
+            raise QueryError(
+                f"the {what} holds half of a character (U+{ord(character):04X} at position {at}): it was cut, or is "
+                "not UTF-8; write it again"
+            )
+
+
 def check_question(question: str) -> str:
     """A free question, stripped, with its lines (options of a multiple choice); QueryError when empty or huge."""
     if not isinstance(question, str):
         raise QueryError(f"a question is text, got {type(question).__name__}")
     text = question.strip()
+    _check_characters(text, "question")
     if not text:
         raise QueryError("the question is empty: ask something about the video")
     if len(text) > MAX_QUESTION_CHARACTERS:

@@ -18,7 +18,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from tubelet.errors import ModelError
+from tubelet.errors import ModelError, OutputError
+from tubelet.model_folder import first_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,29 +46,48 @@ def save_checkpoint(
     progress: Progress,
     write: bool = True,
 ) -> Path:
-    """Write a checkpoint. Sharded tensors are written whole: every process calls this then, one of them to write."""
+    """Write a checkpoint. Sharded tensors are written whole: every process calls this then, one of them to write.
+
+    Raises OutputError when there is no space; the checkpoint before it stays, and the run goes on from there.
+    """
     weights = full_tensors(model.state_dict(), write)
     tensors, scalars = _optimiser_state(optimisers, write)
     if not write:
         return folder
-    folder.mkdir(parents=True, exist_ok=True)
     final = folder / f"checkpoint-{progress.total_steps:08d}"
     for left in folder.glob(".writing-*"):  # of a run that was killed while it wrote
         shutil.rmtree(left, ignore_errors=True)
     temporary = folder / f".writing-{os.getpid()}"
-    temporary.mkdir()
-    save_file(_unshared(weights), temporary / "model.safetensors")
-    save_file(tensors, temporary / "optimiser.safetensors")
-    (temporary / "progress.json").write_text(json.dumps({"progress": asdict(progress), "scalars": scalars}))
-    if final.exists():
-        shutil.rmtree(final)
-    temporary.rename(final)
+    try:
+        temporary.mkdir(parents=True)
+        save_file(_unshared(weights), temporary / "model.safetensors")
+        save_file(tensors, temporary / "optimiser.safetensors")
+        (temporary / "progress.json").write_text(
+            json.dumps({"progress": asdict(progress), "scalars": scalars})
+        )
+        if final.exists():
+            shutil.rmtree(final)
+        temporary.rename(final)
+    except (OSError, SafetensorError) as error:  # safetensors has its own word for a full disk
+        reason = (error.strerror if isinstance(error, OSError) else None) or first_line(error)
+        raise OutputError(
+            f"cannot write the checkpoint {final}: {reason}; {_where_it_goes_on(folder)}"
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
     # later ones are of a run that was started over: they must neither push out this one nor be resumed
     kept = [path for path in checkpoints(folder) if path.name <= final.name][-2:]
     for old in checkpoints(folder):
         if old not in kept:
             shutil.rmtree(old)
     return final
+
+
+def _where_it_goes_on(folder: Path) -> str:
+    """What to do about a run that could not write."""
+    newest = checkpoints(folder)[-1:]
+    kept = f"from {newest[0].name}" if newest else "from the beginning, for there is no checkpoint yet"
+    return f"make room and start the same command again: the run goes on {kept}"
 
 
 def _optimiser_state(
@@ -134,24 +154,43 @@ def load_model_state(path: Path, model: torch.nn.Module) -> None:
 
 
 def load_optimiser_state(path: Path, optimisers: Sequence[torch.optim.Optimizer]) -> None:
-    tensors = load_file(path / "optimiser.safetensors")
-    scalars = json.loads((path / "progress.json").read_text())["scalars"]
+    """Raises ModelError for a damaged checkpoint, and for one of other optimisers or parameters."""
+    try:
+        tensors = load_file(path / "optimiser.safetensors")
+        scalars = json.loads((path / "progress.json").read_text())["scalars"]
+        by_optimiser = [_by_parameter(tensors, k, told) for k, told in enumerate(scalars)]
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(
+            f"cannot read the optimiser's state in {path}: {first_line(error)}; delete it to go on from the one before"
+        ) from error
     if len(scalars) != len(optimisers):
         raise ModelError(
             f"{path} was written with {len(scalars)} optimiser(s), the recipe now has {len(optimisers)}: "
             "go on with the old recipe, or start over in a new folder"
         )
-    for k, optimiser in enumerate(optimisers):
-        state: dict[int, dict[str, Any]] = {}
-        for key, value in (*tensors.items(), *((f"{k}.{n}", v) for n, v in scalars[k].items())):
-            which, index, name = key.split(".", 2)
-            if int(which) == k:
-                state.setdefault(int(index), {})[name] = value
+    for state, optimiser in zip(by_optimiser, optimisers, strict=True):
         parameters = [p for group in optimiser.param_groups for p in group["params"]]
+        if state and max(state) >= len(parameters):
+            raise ModelError(
+                f"{path} holds the state of {max(state) + 1} parameters, the recipe now trains {len(parameters)}: "
+                "go on with the old recipe, or start over in a new folder"
+            )
         for number, entries in state.items():
             for entry, value in entries.items():
                 entries[entry] = _as_sharded(value, parameters[number])
         optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+
+
+def _by_parameter(
+    tensors: Mapping[str, torch.Tensor], k: int, scalars: Mapping[str, Any]
+) -> dict[int, dict[str, Any]]:
+    """The k-th optimiser's state, by number of the parameter."""
+    state: dict[int, dict[str, Any]] = {}
+    for key, value in (*tensors.items(), *((f"{k}.{n}", v) for n, v in scalars.items())):
+        which, index, name = key.split(".", 2)
+        if int(which) == k:
+            state.setdefault(int(index), {})[name] = value
+    return state
 
 
 def _as_sharded(value: Any, parameter: torch.Tensor) -> Any:

@@ -159,12 +159,12 @@ def missing_data(recipe: Recipe) -> Iterator[str]:
 
 
 def _build(recipe: Recipe, notes: list[str]) -> _Built:
-    config, known = _base_config(recipe, notes)
+    config, known = base_config(recipe, notes)
     with _meta():
         return _llava_st(recipe, config) if recipe.model == "llava-st" else _spacevllm(recipe, config, known)
 
 
-def _base_config(recipe: Recipe, notes: list[str]) -> tuple[Any, Any]:
+def base_config(recipe: Recipe, notes: list[str]) -> tuple[Any, Any]:
     """A LlavaOnevisionConfig, and the settings that the folder of the start holds (None: none)."""
     from transformers import LlavaOnevisionConfig
 
@@ -317,7 +317,7 @@ def _cost(recipe: Recipe, stage: Stage, built: _Built, processes: int, sharding:
     _, frames, tokens, answers = _batch(recipe, stage, built)
     total, learnt = sum(trainable.values()) + sum(frozen.values()), sum(trainable.values())
     memory = memory_bytes(recipe, built.text, built.vision, total, learnt, tokens, frames, answers, processes, sharding,
-                          _vision_learns(trainable), _largest(built))  # fmt: skip
+                          _vision_learns(trainable), largest_parts(built.model))  # fmt: skip
     per_step = tokens * stage.accumulate * processes
     language = _count(built.model, "language model", "LoRA", "head")
     vision = _count(built.model, "vision tower")
@@ -409,12 +409,12 @@ def _vision_learns(trainable: Counter[str]) -> bool:
     return trainable["vision tower"] > 0
 
 
-def _largest(built: _Built) -> tuple[int, int]:
+def largest_parts(model: Any) -> tuple[int, int]:
     """Parameters of the largest block, and of everything that is in none (sharding.py)."""
     from tubelet.training.sharding import blocks
 
-    found = [sum(p.numel() for p in block.parameters()) for block in blocks(built.model)]
-    total = sum(p.numel() for p in built.model.parameters())
+    found = [sum(p.numel() for p in block.parameters()) for block in blocks(model)]
+    total = sum(p.numel() for p in model.parameters())
     return max(found, default=0), total - sum(found)
 
 

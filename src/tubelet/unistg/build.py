@@ -73,11 +73,16 @@ def build(
     *,
     engine: str = "local",
     workers: int = 1,
+    cpus: float = 1.0,
+    gpus: float = 0.0,
     resume: bool = False,
     retry_aside: bool = False,
     report: Report | None = None,
 ) -> Built:
     """Run a recipe. retry_aside: with resume, try videos again that were set aside earlier.
+
+    workers: of the annotator; cpus, gpus: what each reserves (`tubelet.scale.job.Stage`). An analyzer that loads a
+    language model is one worker more, which reserves the same.
 
     Raises RecipeError for one that cannot run, DataError for a folder of another recipe or one that needs resume,
     OutputError where nothing can be written (make space, then resume).
@@ -89,6 +94,7 @@ def build(
     run = engine_of(engine)
     if recipe.annotator.provider != "files":
         load_annotator(recipe.annotator)  # a provider that is not there is said before any work
+    job = job_of(recipe, workers, cpus, gpus)
     folder = Path(out)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -96,20 +102,26 @@ def build(
         raise OutputError(f"cannot make {folder}: {error.strerror or error}") from error
     if (folder / LEDGER).exists() and not resume:
         raise DataError(f"{folder} holds a build already: go on with --resume, or give another folder")
-    options = {"recipe": to_dict(recipe)}
-    job = Job(
-        "uni-stg",
-        (
-            Stage("analyze", "tubelet.unistg.steps:analyze_step", options),
-            Stage("annotate", "tubelet.unistg.steps:tube_step", options, workers=workers),
-        ),
-    )
     with open_ledger(folder / LEDGER) as ledger:
         _fill(ledger, recipe)
         if retry_aside:
             ledger.retry_aside()
         run(job, ledger, report)
         return write_outputs(ledger, recipe, folder)
+
+
+def job_of(recipe: UniSTGRecipe, workers: int = 1, cpus: float = 1.0, gpus: float = 0.0) -> Job:
+    """The two steps of a build and what their workers reserve. Raises RecipeError for what no worker can have."""
+    options = {"recipe": to_dict(recipe)}
+    loads = recipe.analyzer.how == "transformers"  # rules and requests to an endpoint need no GPU
+    first = (cpus, gpus) if loads else (1.0, 0.0)
+    return Job(
+        "uni-stg",
+        (
+            Stage("analyze", "tubelet.unistg.steps:analyze_step", options, 1, *first),
+            Stage("annotate", "tubelet.unistg.steps:tube_step", options, workers, cpus, gpus),
+        ),
+    )
 
 
 def write_outputs(ledger: Ledger, recipe: UniSTGRecipe, folder: Path) -> Built:

@@ -109,12 +109,15 @@ def run_annotator(
     *,
     engine_name: str = "local",
     workers: int = 1,
+    cpus: float = 1.0,
+    gpus: float = 0.0,
     resume: bool = False,
     retry_aside: bool = False,
     report: Report | None = None,
 ) -> StageDone:
     """Phrases -> detected, video by video, written in the order of the phrases.
 
+    cpus, gpus: what each worker reserves (`tubelet.scale.job.Stage`).
     resume: go on with the job beside OUT; retry_aside: try videos again that were set aside. Raises RecipeError for an
     annotator that is not there, DataError for a job of other phrases or settings or one that needs resume, OutputError
     where nothing can be written (make space, then resume).
@@ -129,7 +132,9 @@ def run_annotator(
         raise DataError(
             f"{ledger_path} is a job that was begun: go on with --resume, or write to another file"
         )
-    stage = Stage("annotate", "tubelet.unistg.steps:detect_step", {"recipe": to_dict(recipe)}, workers)
+    stage = Stage(
+        "annotate", "tubelet.unistg.steps:detect_step", {"recipe": to_dict(recipe)}, workers, cpus, gpus
+    )
     with open_ledger(ledger_path) as ledger:
         _fill(ledger, path, recipe)
         if retry_aside:

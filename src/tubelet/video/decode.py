@@ -10,7 +10,9 @@ Contract
   pixel: if a jump does not land where the index says, or a frame is missing or damaged, the clip is read
   again in one plain pass.
 - A wanted frame that cannot be decoded is replaced by the nearest decoded earlier picture, else the nearest
-  later one, and listed in the `DecodeReport`.
+  later one, and listed in the `DecodeReport`; so are frames that the decoder had to make up in part, and those that
+  it decoded after such a hole, up to the next keyframe: they refer to what is not there. What no decoder can know is
+  not listed: H.264 and its kin have no checksums, and a few changed bytes may decode as a valid, wrong picture.
 
 Not known here: tensors, models, and how many frames are wise.
 """
@@ -48,18 +50,32 @@ class DecodeReport:
 
     n_wanted: frames of the grid. missing_index: native indices of those that could not be decoded and show a
     neighbour instead. damaged_index: those of which the decoder says that it had to make up a part (not every
-    codec's does). n_seeks: jumps to keyframes. decoder: "pyav" or "torchcodec".
+    codec's does). after_damage_index: those that were decoded behind a missing or damaged frame and before the next
+    keyframe, so that they may show its damage. n_seeks: jumps to keyframes. decoder: "pyav" or "torchcodec" (which
+    reports none of these).
     """
 
     n_wanted: int
     missing_index: tuple[int, ...] = ()
     damaged_index: tuple[int, ...] = ()
+    after_damage_index: tuple[int, ...] = ()
     n_seeks: int = 0
     decoder: str = "pyav"
 
     @property
     def n_missing(self) -> int:
         return len(self.missing_index)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What an answer about these frames should say of them: a sentence per kind of damage."""
+        of = f"of {self.n_wanted} frames"
+        told = (
+            (self.n_missing, f"{of} could not be decoded; neighbours stand in"),
+            (len(self.damaged_index), f"{of} are damaged in the file; the decoder made up a part of them"),
+            (len(self.after_damage_index), f"{of} follow damaged data in the file and may show its damage"),
+        )
+        return tuple(f"{count} {what}" for count, what in told if count)
 
 
 def read_clip(
@@ -113,8 +129,10 @@ def read_clip_report(
             f"{len(missing)} of the {len(grid)} wanted frames of {video.path} cannot be decoded: "
             "the file is damaged, copy or download it again"
         )
-    damaged = tuple(int(grid.frame_index[row]) for row in reading.damaged)
-    return Clip(reading.pixels, grid), DecodeReport(len(grid), missing, damaged, reading.n_seeks)
+    damaged, after = (
+        tuple(int(grid.frame_index[row]) for row in rows) for rows in (reading.damaged, reading.after_damage)
+    )
+    return Clip(reading.pixels, grid), DecodeReport(len(grid), missing, damaged, after, reading.n_seeks)
 
 
 def iter_frames(
@@ -206,6 +224,7 @@ class _Reading:
     height: int
     missing: list[int] = field(default_factory=list)
     damaged: list[int] = field(default_factory=list)
+    after_damage: list[int] = field(default_factory=list)
     n_seeks: int = 0
     pixels: Picture = field(init=False)
 
@@ -250,8 +269,15 @@ class _Reading:
         """One pass from the beginning that decodes everything, and fills holes with neighbours."""
         row, waiting = 0, []
         earlier: VideoFrame | None = None
-        count = len(self.grid)
-        for number, frame in _indexed_frames(self.video, None, careful=True):
+        count, last = len(self.grid), -1
+        errors: list[Packet[VideoStream]] = []  # since the last keyframe
+        holed = False  # is there a hole since then?
+        for number, frame in _indexed_frames(self.video, None, careful=True, errors=errors):
+            holed = holed or bool(errors) or number > last + 1
+            if frame.key_frame:
+                holed = False
+                errors.clear()
+            last = number
             while row < count and self.grid.frame_index[row] < number:
                 self.missing.append(row)
                 if earlier is None:
@@ -267,7 +293,10 @@ class _Reading:
                 self.pixels[row] = self._convert(frame)
                 if frame.is_corrupt:
                     self.damaged.append(row)
+                elif holed:
+                    self.after_damage.append(row)
                 row += 1
+            holed = holed or frame.is_corrupt
             if row == count:
                 return
         self.missing.extend(range(row, count))
@@ -276,32 +305,43 @@ class _Reading:
 
 
 def _indexed_frames(
-    video: Video, start: int | None, *, careful: bool = False
+    video: Video,
+    start: int | None,
+    *,
+    careful: bool = False,
+    errors: list[Packet[VideoStream]] | None = None,
 ) -> Generator[tuple[int, VideoFrame], None, None]:
     """(native index, frame) from keyframe `start` on, or from the beginning.
 
-    `careful` keeps no frames in flight, so that an error costs the frames it belongs to and no others.
+    `careful` keeps no frames in flight, so that an error costs the frames it belongs to and no others. `errors` takes
+    the packets that cannot be decoded and that others may refer to, before the frames behind them come.
     """
     with open_container(video.path, video.data) as media:
         stream = stream_of(media, video.stream_index)
         set_threads(stream, in_flight=not careful)
         if start is not None and not _seek(media, stream, int(video.pts[start]) - video.seek_back):
             return
-        yield from _number(video, decode_packets(media, stream), strict=False)
+        yield from _number(video, decode_packets(media, stream), strict=False, errors=errors)
 
 
 def _number(
-    video: Video, decoded: Iterator[tuple[Packet[VideoStream], list[VideoFrame] | None]], *, strict: bool
+    video: Video,
+    decoded: Iterator[tuple[Packet[VideoStream], list[VideoFrame] | None]],
+    *,
+    strict: bool,
+    errors: list[Packet[VideoStream]] | None = None,
 ) -> Iterator[tuple[int, VideoFrame]]:
     """Give decoded frames their native index, by timestamp or by counting; unknown ones are left out.
 
     `strict` ends at the first packet that cannot be decoded.
     """
     count, last = 0, -1
-    for _, frames in decoded:
+    for packet, frames in decoded:
         if frames is None:
             if strict:
                 return
+            if errors is not None and not packet.is_disposable:
+                errors.append(packet)
             continue
         for frame in frames:
             if video.counted:

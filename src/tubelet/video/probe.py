@@ -397,7 +397,9 @@ def _video_stream(path: Path, media: InputContainer) -> VideoStream:
     if not pictures:
         if media.streams.audio:
             raise VideoError(f"{path} holds sound but no video stream: give a file with pictures")
-        raise VideoError(f"{path} was opened as {media.format.name} but holds no video stream")
+        raise VideoError(
+            f"{path} was opened as {media.format.name} but holds no video stream: it is empty, give another file"
+        )
     # the main one of several views: what a player picks
     stream = max(pictures, key=lambda s: (uses[s.index] & _DEFAULT_STREAM, -s.index))
     if stream.codec_context is None or stream.codec_context.codec is None:

@@ -119,6 +119,16 @@ def _runs(text: str, size: int, font: str | None) -> tuple[_Run, ...]:
     return tuple(out)
 
 
+def lacking(text: str, font: FontFile = None) -> str:
+    """The letters of a text that no font at hand has, each once: they are drawn as squares."""
+    letters = dict.fromkeys(c for c in _clean(text) if not c.isspace())
+    return "".join(
+        c
+        for c in letters
+        if not unicodedata.category(c).startswith("M") and _font_for(c, _name(font)) is None
+    )
+
+
 def _name(font: FontFile) -> str | None:
     return None if font is None else os.fspath(font)
 

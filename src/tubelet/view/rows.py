@@ -43,7 +43,7 @@ def absence(prediction: Prediction) -> str:
         return f"failed: {prediction.failure}"
     if prediction.confidence is None:
         return "not in this video"
-    return f"not in this video (presence {prediction.confidence:.2f})"
+    return f"not in this video (confidence {prediction.confidence:.2f})"
 
 
 def shown(tube: Tube, time_s: float) -> bool:

@@ -206,7 +206,7 @@ def _curves(
 def _meta(prediction: Prediction, several_videos: bool) -> str:
     parts = [Path(prediction.video).name] if several_videos else []
     if prediction.confidence is not None and prediction.found:
-        parts.append(f"presence {prediction.confidence:.2f}")
+        parts.append(f"confidence {prediction.confidence:.2f}")
     return " · ".join(parts)
 
 

@@ -59,6 +59,10 @@ def scene_rng(split: str, seed: int, index: int) -> np.random.Generator:
     """One generator per scene. The split is part of the seed: train, val and test can never share a scene."""
     if split not in SPLITS:
         raise DataError(f"unknown split {split!r}; splits are {', '.join(SPLITS)}")
+    if seed < 0 or index < 0:
+        raise DataError(
+            f"seeds and numbers of scenes are whole numbers from 0 on, got seed {seed}, scene {index}"
+        )
     return np.random.default_rng([SPLITS[split], seed, index])
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,8 @@ def make_world(
     still = all(task in IMAGE_TASKS for task in tasks) and tuple(tasks) != ("qa",)
     if not still and any(task in ("rec", "reg", "dgc") for task in tasks):
         raise DataError("image tasks (rec, reg, dgc) and video tasks cannot be in one folder: make two")
+    # what makes no sense is refused before anything is made
+    scene_with_questions(split, seed, 0, tasks, questions, still)
     folder, height = Path(folder), even(height)
     media = folder / ("images" if still else "videos")
     settings = {"tasks": list(tasks), "questions": questions, "height": height, "fps": fps}
@@ -100,9 +103,8 @@ def make_world(
             path = media / f"{name}.{'png' if still else 'mp4'}"
             if not path.exists():
                 if still:
-                    part = path.with_name(f".{path.name}.part")  # whole or not at all, as VideoWriter does
-                    Image.fromarray(next(draw_frames(scene, height, 1.0))).save(part, format="PNG")
-                    part.replace(path)
+                    with _replacing(path) as part:
+                        Image.fromarray(next(draw_frames(scene, height, 1.0))).save(part, format="PNG")
                 else:
                     with VideoWriter(path, even(height * scene.aspect), height, fps) as writer:
                         for frame in draw_frames(scene, height, fps):
@@ -114,9 +116,8 @@ def make_world(
             if progress is not None:
                 progress(index + 1, n)
         annotations = folder / "annotations.jsonl"
-        temporary = folder / ".annotations.jsonl.part"
-        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        temporary.replace(annotations)
+        with _replacing(annotations) as part:
+            part.write_text("\n".join(lines) + "\n", encoding="utf-8")
     except OSError as error:
         raise OutputError(f"cannot write the toy world to {folder}: {error.strerror or error}") from error
     return annotations
@@ -131,9 +132,19 @@ def _keep_settings(folder: Path, settings: dict[str, Any], started: bool) -> Non
             f"{folder} holds a toy world with other settings, or of another version (see {path}): its files "
             f"would not fit these annotations ({settings}); give another folder, or delete this one"
         )
-    temporary = folder / ".world.json.part"
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    with _replacing(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A hidden sibling to write to; it becomes `path` when the block ends well, and is gone when not."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _look_alikes(scene: Scene, question: Question, boxed: bool) -> dict[str, int]:

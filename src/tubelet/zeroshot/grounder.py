@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,10 @@ from tubelet.mllm.parts import Mllm, VisualTokens
 from tubelet.proposals import NEED_PHRASES, Tracks, check_provider, fill_gaps, propose_tracks
 from tubelet.proposals.source import DEFAULT_FPS
 from tubelet.proposals.store import video_hash
+from tubelet.spacevllm.domain import Domain, domain_note, load_domain
 from tubelet.spacevllm.prompts import check_query
 from tubelet.tube import Prediction, Span, Tube
-from tubelet.video import Video, open_video, read_clip, sample_indices, sample_rate, sample_uniform
+from tubelet.video import Video, open_video, read_clip_report, sample_indices, sample_rate, sample_uniform
 from tubelet.zeroshot.decompose import SubQueries, by_rules, subject_of
 from tubelet.zeroshot.encoded import EncodedVideo, Later, nothing_found, same_target, span_of, tube_of
 from tubelet.zeroshot.method import Choice, choose
@@ -78,7 +79,43 @@ def load_zero_shot(
     splitter = make_splitter(split, mllm, None if folder is None else folder / "sub-queries")
     grounder = ZeroShotGrounder(mllm, proposals, settings, splitter, **proposal_settings)
     grounder.split_by = split if isinstance(split, str) else f"endpoint, {split.model}"
+    where = find_model(model)
+    knows, domain = _what_it_knows(where), load_domain(where)
+    if knows is not None and domain is not None:
+        grounder.domain = Known(domain, knows, int(mllm.model.config.vision_config.image_size))
+    elif knows is not None:
+        grounder.about = (
+            f"{Path(mllm.name).name} is a small model that knows only {knows}; for other footage load a full-size "
+            "video MLLM (for example Qwen/Qwen2.5-VL-7B-Instruct)"
+        )
     return grounder
+
+
+def _what_it_knows(folder: Path) -> str | None:
+    """The small domain that a model was made for, as its tubelet.json says; None for the others."""
+    from tubelet.spacevllm.checkpoint import chat_settings
+
+    told = chat_settings(folder)
+    return (told.domain or None) if told is not None else None
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the footage of a small model looks like: statistics of pictures of `side` x `side` pixels (domain.py)."""
+
+    domain: Domain
+    name: str
+    side: int
+
+    def note(self, clip: Clip) -> str | None:
+        """One sentence about a clip that looks like something else, else None."""
+        from PIL import Image
+
+        pictures = [
+            np.asarray(Image.fromarray(p).resize((self.side, self.side), Image.Resampling.BICUBIC))
+            for p in clip.pixels
+        ]
+        return domain_note(self.domain, np.stack(pictures), self.name)
 
 
 class ZeroShotGrounder:
@@ -99,6 +136,8 @@ class ZeroShotGrounder:
         self.proposal_settings = proposal_settings
         self.name, self.revision = f"{mllm.name}, zero-shot", mllm.revision
         self.split_by = "rules" if splitter is by_rules else "a function"
+        self.about: str | None = None  # a note for every answer: what a small model knows
+        self.domain: Known | None = None  # else: how to tell by the footage whether there is one
 
     @property
     def max_frames(self) -> int:
@@ -128,6 +167,7 @@ class ZeroShotGrounder:
     def encode(self, video: Source, window: Span | None = None, tracks: Tracks | None = None) -> EncodedVideo:
         """Decode, read, propose. tracks: proposals made before; DataError when they are of another video."""
         start = time.perf_counter()
+        notes: list[str] = []
         if isinstance(video, Clip):
             name, whole, clip = "clip", video, video
             keep = np.unique(
@@ -141,7 +181,10 @@ class ZeroShotGrounder:
         else:
             source = video if isinstance(video, Video) else open_video(video)
             name = str(source.path)
-            clip = read_clip(source, sample_uniform(source, self.max_frames, window))
+            clip, report = read_clip_report(source, sample_uniform(source, self.max_frames, window))
+            notes += report.notes
+        strange = None if self.domain is None else self.domain.note(clip)
+        notes += [strange] if strange else []
         decoded = time.perf_counter()
         visual = self.mllm.encode(clip)
         steps = visual.grid
@@ -161,6 +204,7 @@ class ZeroShotGrounder:
             np.zeros((0, len(grid), steps.n_rows, steps.n_columns)),
             (self.name, self.revision),
             {"decode_s": decoded - start, "encode_s": read - decoded, "proposals_s": 0.0},
+            notes=tuple(notes),
             clip=None if steps.one_frame_per_step else clip,
         )
         if tracks is not None:
@@ -177,7 +221,7 @@ class ZeroShotGrounder:
         dense = replace(tracks, tracks=filled)
         placed = dense.on_grid(state.grid)
         steps = state.visual.grid
-        notes = [*tracks.notes]
+        notes = [*state.notes, *tracks.notes]
         if tracks.n_clipped:
             notes.append(f"{tracks.n_clipped} boxes of the proposals left the frame and were cut")
         return replace(
@@ -302,6 +346,15 @@ class ZeroShotGrounder:
         except TubeletError as error:
             return Prediction(state.name, str(query), task, failure=str(error))
 
+    def _always(self) -> list[str]:
+        """Notes of every answer: what a small model knows, and layers that it has not."""
+        notes = [] if self.about is None else [self.about]
+        if self.settings.layers is not None and self._for_model.layers is None:
+            first, last = self.settings.layers
+            n_layers = self.mllm.capabilities.n_layers
+            notes.append(f"none of the layers {first}:{last} is in this model of {n_layers}: all were read")
+        return notes
+
     def _prediction(
         self,
         state: EncodedVideo,
@@ -327,7 +380,7 @@ class ZeroShotGrounder:
                 "split_by": parts.source,
                 "consistency": found.consistency,
             },
-            "notes": (*state.notes, *([parts.note] if parts.note else [])),
+            "notes": (*self._always(), *state.notes, *([parts.note] if parts.note else [])),
         }
         if found.track is None:
             return Prediction(

@@ -84,7 +84,8 @@ def choose(
     if backwards is None:
         backwards = visual.flipped
     tunes_time = settings.temporal and n_steps > 1
-    read_space, read_time = (whole, whole) if settings.read == "whole" else (attribute, action)
+    read_space = whole if settings.read == "whole" else attribute
+    read_time = whole if settings.read in ("whole", "mixed") else action
     untuned = (attribute, action) if settings.read == "parts" else (whole, whole)
     starts: list[Any] = [None, None]
     if settings.spatial and tunes_time and attribute != action:

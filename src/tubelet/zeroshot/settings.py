@@ -36,8 +36,9 @@ class ZeroShotSettings:
         the best, published) or "top_k" (hull of the k best).
     spatial, temporal: tune a visual prompt on the attribute (action) sub-query before reading (LRA). assemble: add the
         maps of the reversed video (TAS; spatial only).
-    read: which question is read after tuning: "sub" (published) or "whole" (paper, Algorithm 1). "parts": the
-        sub-queries also without tuning, the attribute for the track and the action for its frames (ours).
+    read: which question is read after tuning: "sub" (published), "whole" (paper, Algorithm 1) or "mixed" (the
+        attribute for space, the whole sentence for time; published for Qwen2-VL). "parts": the sub-queries also
+        without tuning, the attribute for the track and the action for its frames (ours).
     loss: "published" (linear, against the general prompt) or "paper" (-exp of the gap). rate, epochs, averaging: of
         plain gradient steps; averaging 0.5 is the published mean of the last two prompts, 1 is none.
     yes_no: "variants" (log-sum-exp over spellings) or "exact" (one lower-case token each, as published).
@@ -46,7 +47,8 @@ class ZeroShotSettings:
     general_tuned: is the tuned prompt there for the general prompt, too (published), or not (paper, Algorithm 1)?
     lower_case: lower the sentence first (published). region: "mask" where tracks have masks, or "box" (paper).
     as_published: for the loaded family what the public scripts do: token -5 of LLaVA-NeXT-Video, the reversed video for
-        LLaVA-NeXT-Video and LLaVA-OneVision only. See `for_model`.
+        LLaVA-NeXT-Video and LLaVA-OneVision only, mixed reading for Qwen, no tuning for time for InternVL. See
+        `for_model`.
     targets: at most so many tubes; others than the best need `target_share` of its score, and a place of their own.
     absent_below: relative peak under which the answer is "not in this video"; 0: never.
     frames: how many frames the model reads; the model's own limit counts if it is lower.
@@ -86,7 +88,7 @@ class ZeroShotSettings:
             ("token", ("raw", "relative", "fixed", "mean")),
             ("weights", ("area", "bilinear")),
             ("interval", ("adaptive", "window", "top_k")),
-            ("read", ("sub", "whole", "parts")),
+            ("read", ("sub", "whole", "mixed", "parts")),
             ("loss", ("published", "paper")),
             ("yes_no", ("variants", "exact")),
             ("region", ("mask", "box")),
@@ -128,7 +130,14 @@ class ZeroShotSettings:
             return made
         offset = -5 if family == "LLaVA-NeXT-Video" and self.token_offset == -3 else self.token_offset
         reverses = family in ("LLaVA-NeXT-Video", "LLaVA-OneVision")
-        return replace(made, token_offset=offset, assemble=self.assemble and reverses)
+        mixed = self.read == "sub" and family.startswith("Qwen")
+        return replace(
+            made,
+            token_offset=offset,
+            assemble=self.assemble and reverses,
+            temporal=self.temporal and family != "InternVL",  # its public code tunes space only
+            read="mixed" if mixed else self.read,
+        )
 
 
 PRESETS = {

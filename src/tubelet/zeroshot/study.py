@@ -23,13 +23,14 @@ from typing import Any
 
 import numpy as np
 
-from tubelet.errors import OutputError, QueryError
+from tubelet.errors import OutputError, QueryError, TubeletError
 from tubelet.frames import Clip, FrameGrid
 from tubelet.metrics.bootstrap import Interval, bootstrap_mean
 from tubelet.metrics.grounding import Truth, score_tube
 from tubelet.proposals import Tracks
 from tubelet.proposals.store import video_hash
 from tubelet.proposals.world_truth import tracks_of_scene
+from tubelet.tube import Prediction
 from tubelet.zeroshot.grounder import ZeroShotGrounder
 from tubelet.zeroshot.settings import ZeroShotSettings
 
@@ -138,9 +139,12 @@ def _ask(
             drawn = int(np.random.default_rng([seed, index, 5]).integers(len(tracks)))
             yield Asked(index, name, _judged(_whole(tracks, drawn), truth, drawn == target), False)
             continue
-        state = state or grounder.encode(clip, tracks=tracks)
         grounder.settings = replace(base, **VARIANTS[name])
-        prediction = grounder.ground(state, text, "stvg")
+        try:
+            state = state or grounder.encode(clip, tracks=tracks)
+            prediction = grounder.ground(state, text, "stvg")
+        except (TubeletError, RuntimeError, MemoryError) as error:  # counts 0: the others are asked
+            prediction = Prediction("clip", text, "stvg", failure=f"{type(error).__name__}: {error}")
         row = None if prediction.tube is None else ids.index(prediction.provenance["track"])
         scores = _judged(prediction.tube, truth, row == target)
         yield Asked(index, name, scores, prediction.failure is not None)
