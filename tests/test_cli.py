@@ -427,7 +427,7 @@ def test_a_disk_that_is_full_when_a_checkpoint_is_due(
     )
     result = run("train", recipe, "--set", f"out={tmp_path / 'run'}")
     assert result.code == 1 and result.out == "" and "Traceback" not in result.err
-    assert "tubelet: a checkpoint in" in result.err and "No space left on device" in result.err
+    assert "tubelet: cannot write the checkpoint" in result.err and "No space left on device" in result.err
     (tmp_path / "file").write_text("in the way")
     one_sentence(run("train", recipe, "--set", f"out={tmp_path / 'file' / 'run'}"), "cannot make the folder")
 
