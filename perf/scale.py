@@ -2,10 +2,12 @@
 
     python perf/scale.py [--items 160] [--item-ms 50] [--rounds 3] [--many 100000]
 
-Under two minutes on two cores with nothing else running. All in one run on the same machine:
+About three minutes on two cores with nothing else running. All in one run on the same machine:
 
 - ledger alone: items claimed and finished one by one in this process, in rows per second, with this process's memory
   after 10, 50 and 100 % of them and after the streamed export. Target: flat, at most 1.1 x that of 10 %.
+- the whole engine: the same number of items that do next to nothing through two local workers, with the memory of the
+  driver and of the workers. Target: the same.
 - 2 local workers against 1 on items of fixed CPU work (the same number of hashes each, about `--item-ms` on a free
   core), in turns. Rates are steady ones, from a tenth of the items on; "whole" is with the start of the workers.
   Target: median ratio of the steady rates at least 1.7 on two cores.
@@ -47,6 +49,11 @@ def hash_often(times: int) -> float:
 def make_busy(times: int) -> Callable[[str, Sequence[str]], list[str]]:
     """The stage (workers import it): a result is the CPU seconds that it took."""
     return lambda key, values: [str(hash_often(times)) for _ in values]
+
+
+def make_weighed() -> Callable[[str, Sequence[str]], list[str]]:
+    """The stage (workers import it): a result is the memory of the worker."""
+    return lambda key, values: [f"{memory_mib():.1f}" for _ in values]
 
 
 def calibrated(seconds: float) -> int:
@@ -97,6 +104,34 @@ def ledger_alone(folder: Path, count: int) -> None:
     print(f"  ratio {seen[-1] / seen[0]:.2f} at the end against a tenth of the items (target: at most 1.1)\n")
 
 
+def engine_over_many(folder: Path, count: int) -> None:
+    print(f"two local workers, {count:,} items that do next to nothing")
+    marks = [max(1, round(count * share)) for share in (0.1, 0.5, 1.0)]
+    seen: list[float] = []
+
+    def tell(now: JobProgress) -> None:
+        while len(seen) < len(marks) and now.done >= marks[len(seen)]:
+            seen.append(memory_mib())
+
+    stage = Stage("weighed", f"{Path(__file__).stem}:make_weighed", {}, workers=2)
+    with open_ledger(folder / "engine.sqlite") as ledger:
+        ledger.fill(items(count))
+        start = time.perf_counter()
+        run_local(Job("perf", (stage,)), ledger, tell)
+        seconds = time.perf_counter() - start
+        of_workers = [float(result) for _, _, result, _ in ledger.results() if result is not None]
+    if len(of_workers) != count or len(seen) != len(marks):
+        raise SystemExit(f"{len(of_workers)} of {count} items came back, {len(seen)} marks were seen")
+    early, late = max(of_workers[: marks[0]]), max(of_workers[marks[1] :])
+    told = ", ".join(f"{mib:.1f} at {mark:,}" for mib, mark in zip(seen, marks, strict=True))
+    print(
+        f"  {count / seconds:,.0f} items/s; driver MiB: {told}; workers at most {early:.1f}, later {late:.1f}"
+    )
+    print(
+        f"  ratio {seen[-1] / seen[0]:.2f} of the driver, {late / early:.2f} of the workers (target: at most 1.1)\n"
+    )
+
+
 def work_of(ledger: Ledger) -> list[float]:
     return [float(result) for _, _, result, _ in ledger.results() if result is not None]
 
@@ -135,6 +170,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         ledger_alone(folder, given.many)
+        engine_over_many(folder, given.many)
         times = calibrated(given.item_ms / 1000)
         print(f"{given.items} items of {times:,} hashes, {given.rounds} rounds in turns")
         print(f"  {'':10}{'items/s':>10}{'whole call':>12}{'CPU ms':>10}{'ledger':>10}")

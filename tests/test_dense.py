@@ -169,7 +169,7 @@ def test_a_vision_stage_trains_what_sees_and_nothing_else() -> None:
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
     assert losses[-1] < 0.8 * losses[0]
 
 
@@ -206,7 +206,7 @@ def test_motion_layers_change_nothing_at_first_and_learn_alone() -> None:
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
     assert losses[-1] < 0.7 * losses[0]
     # now they speak, and what they say of a frame depends on its neighbours
     features = grown.model.frame_features(pixels)
