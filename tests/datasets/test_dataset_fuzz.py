@@ -161,6 +161,18 @@ def test_changed_world(tmp_path: Path, data: st.DataObject) -> None:
     assert len(records) + problems.count == 2
 
 
+@pytest.mark.parametrize("field", ["tags", "phrases"])
+def test_a_number_that_no_json_holds_is_named(tmp_path: Path, field: str) -> None:
+    """What goes into records as it is must not keep them from being written."""
+    line = files.world()
+    line[field] = {"action": math.inf} if field == "tags" else [{"text": "it", "score": math.nan}]
+    (tmp_path / "annotations.jsonl").write_text(json.dumps(line))
+    records, problems = must_survive("world", tmp_path, "test")
+    assert not records and problems.count == 1
+    with pytest.raises(TubeletError, match=f"{field}: holds a number that is not finite"):
+        list(read("world", tmp_path, "test"))
+
+
 @FUZZ
 @given(st.data())
 def test_changed_vue_stg(tmp_path: Path, data: st.DataObject) -> None:

@@ -32,7 +32,9 @@ def main(out: Path, items: int, address: str, cpus: float = 0.5, lease_s: float 
 
     from tubelet.scale.ray_engine import run_ray
 
-    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    # the driver lives on the head: older versions of Ray would take the machine that joined last
+    here = address.rsplit(":", 1)[0]
+    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, _node_ip_address=here)
     with open_ledger(out / "ledger.sqlite", commit_s=0.05) as ledger:
         fill(ledger, items)
         run_ray(job(out, cpus, lease_s), ledger)

@@ -6,9 +6,11 @@ seeds it was made with; records say which in `tags["scene_split"]` where the fil
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -22,6 +24,7 @@ from tubelet.errors import DataError
 from tubelet.tube import TASKS, Span
 from tubelet.world.files import SCHEMA_VERSION
 
+T = TypeVar("T")
 NAME = "world"
 SPLITS = ("test",)
 SOURCE = "'tubelet world make DIR --n 100', which makes it"
@@ -57,6 +60,7 @@ def _record(split: str, item: Item) -> Record:
     if spans and video.duration_s is not None and spans[0].end_s > video.duration_s + 1e-6:
         notes.append(f"span-past-end: the span ends at {spans[0].end_s:g} s of {video.duration_s:g} s")
     given, said = _given(item, spans)
+    kind = item.text("kind", "")
     return Record(
         dataset=NAME,
         split=split,
@@ -71,10 +75,22 @@ def _record(split: str, item: Item) -> Record:
         given_span=spans[0] if spans and task in ("svg", "tr") else None,
         given_box=given,
         source={"file": Path(item.file).name, "line": item.where},
-        tags={**(dict(item.child("tags").data) if item.has("tags") else {}), "kind": item.text("kind", "")},
-        extra={"phrases": item.items("phrases")} if item.data.get("phrases") else {},
+        tags={
+            **(_kept(item, "tags", dict(item.child("tags").data)) if item.has("tags") else {}),
+            "kind": kind,
+        },
+        extra={"phrases": _kept(item, "phrases", item.items("phrases"))} if item.data.get("phrases") else {},
         notes=tuple(notes + said),
     )
+
+
+def _kept(item: Item, name: str, value: T) -> T:
+    """A value that goes into the record as it is, so that it must be one that JSON can hold."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except ValueError:
+        raise item.error(name, "holds a number that is not finite") from None
+    return value
 
 
 def _video(item: Item, place: str) -> VideoRef:
