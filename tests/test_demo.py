@@ -76,7 +76,10 @@ def test_answers_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: py
 def test_make_clean_keeps_training_runs() -> None:
     makefile = Path(__file__).resolve().parents[1] / "Makefile"
     told = subprocess.run(
-        ["make", "--no-print-directory", "-n", "-f", str(makefile), "clean"], capture_output=True, text=True, check=True
+        ["make", "--no-print-directory", "-n", "-f", str(makefile), "clean"],
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout.split()
     assert told[:2] == ["rm", "-rf"] and ".venv" in told and "runs" not in told
 

@@ -28,7 +28,7 @@ def study_zero_shot(
     preset: Annotated[str, typer.Option(help="Start from tubelet, paper or published.")] = "tubelet",
     layout: Annotated[str, typer.Option(help="Prompts as in the model's training, or stock.")] = "trained",
     token: Annotated[str, typer.Option(help="raw, relative, fixed or mean; default: the preset's.")] = "",
-    read: Annotated[str, typer.Option(help="whole, sub or parts; default: the preset's.")] = "",
+    read: Annotated[str, typer.Option(help="whole, sub, mixed or parts; default: the preset's.")] = "",
     epsilon: Annotated[float, typer.Option(help="Of the division; default: the preset's.")] = 0.0,
     rate: Annotated[float, typer.Option(help="Of tuning steps; below 0: the preset's.")] = -1.0,
     layers: Annotated[str, typer.Option(help="FIRST,LAST as a slice, for example -4,-1; default: all.")] = "",
