@@ -1,7 +1,7 @@
 """The published schedule of the zero-shot method against ours: time, peak memory, and the same numbers out.
 
     python perf/zero_shot.py [--frame-tokens 36 196] [--repeats 3] [--layers 6] [--hidden 512] [--device cpu]
-                             [--dtype float32] [--epochs 2] [--only-cheap] [--threads 1] [--processor-time]
+                             [--dtype float32] [--epochs 2] [--masks] [--only-cheap] [--threads 1] [--processor-time]
 
 One random LLaVA-OneVision, 20 frames of noise, one sentence with two sub-queries, eight tracks. 36 tokens a frame are
 720 visual tokens (the published setting), 196 are 3,920 (the model's own).
@@ -24,11 +24,15 @@ ours       `tubelet.zeroshot.method.choose` with the same settings: one prefix f
            maps, the first epoch of space and time in one graph, no layer further than needed. It saves most of the
            last layer and, of a map, the layers behind those that are read: the more, the fewer layers there are.
 
-Left out on both sides: decoding the video, masks, scores of masks at full size (they would weigh as much as a small
-model). Left out of "published": loading the model three times (once a run, not a query), what `generate` does beside
-the model, and logits of other positions than the last. Each side runs in a process of its own, in turns; times are
-medians of them. Memory is the peak of the resident set (of torch's allocator on a GPU) above what was in use after the
-model was loaded, and the video encoded once to load what is loaded late. "second" is the cheap mode's second sentence
+With `--masks` both sides also score eight tracks by masks of 1280 x 720 in 20 frames, as the public code does: it
+decodes all of them to full size and meets them with the map there; ours decodes one track at a time, and at full size
+the chosen one only. Left out on both sides: decoding the video and, without `--masks`, masks (which weigh as much as a
+small model). Left out of "published": loading the model three times (once a run, not a query), what `generate` does
+beside the model, logits of other positions than the last, and copies of masks.
+
+Each side runs in a process of its own, in turns; times are medians of them. Memory is the peak of the resident set (of
+torch's allocator on a GPU) above what was in use after the model was loaded, and the video encoded once to load what is
+loaded late. "second" is the cheap mode's second sentence
 on a video that was read, as part of the first one's time (encoding included).
 """
 
@@ -52,6 +56,7 @@ from attention_rows import timed as timed_by_wall
 _clock: dict[str, bool] = {"processor": False}
 SENTENCE = "the red circle that spins and moves down"
 FRAMES = 20
+MASK_SIZE = (720, 1280)  # height, width
 TUNING_WORDS, SPACE_WORDS, TIME_WORDS = 10, 5, 10  # written for a step, for a map of space, for one of time
 
 
@@ -231,27 +236,79 @@ class Published:
             self.mllm.model.requires_grad_(False)
 
 
-def full_method(mllm: Any, clip: Any, settings: Any) -> dict[str, Callable[[], tuple[Any, Any]]]:
+def make_tracks() -> Any:
+    """Eight discs that move, as run lengths of 1280 x 720 masks: what a provider left on disk."""
+    from fractions import Fraction
+
+    from tubelet.frames import FrameGrid
+    from tubelet.proposals import Track, Tracks
+    from tubelet.proposals.rle import encode
+
+    height, width = MASK_SIZE
+    rng = np.random.default_rng(2)
+    y, x = np.mgrid[:height, :width]
+    out = []
+    for number in range(8):
+        radius, start, step = rng.integers(60, 160), rng.uniform(200, 500, 2), rng.uniform(-8, 8, 2)
+        centres = start + step * np.arange(FRAMES)[:, None]
+        masks = [encode((x - cx) ** 2 + (y - cy) ** 2 <= radius**2) for cx, cy in centres]
+        boxes = np.concatenate([centres - radius, centres + radius], axis=1) / [width, height, width, height]
+        out.append(
+            Track(number, np.clip(boxes, 0, 1), np.ones(FRAMES, dtype=bool), 1.0, None, tuple(masks), None)
+        )
+    grid = FrameGrid(np.arange(FRAMES), np.arange(FRAMES) / 2, Fraction(2), FRAMES / 2, width, height)
+    return Tracks(grid, tuple(out))
+
+
+def published_scores(space: Any, when: Any, tracks: Any) -> tuple[Any, Any]:
+    """Scores per track and per frame of the best one: every mask of every track decoded and kept at full size, resized
+    to the cells for the one, and the map brought to full size under all of them for the other."""
+    import torch
+    import torch.nn.functional as F
+
+    from tubelet.proposals.rle import decode
+
+    full = torch.from_numpy(np.stack([decode(mask) for track in tracks for mask in track.masks])).float()
+    full = full.unflatten(0, (len(tracks), -1))
+    cells = F.interpolate(full, size=space.shape[1:], mode="bilinear", align_corners=False)
+    scores = (torch.from_numpy(space).float() * cells).amax((1, 2, 3))
+    large = F.interpolate(
+        torch.from_numpy(when)[None].float(), MASK_SIZE, mode="bilinear", align_corners=False
+    )
+    frames = (large * full).amax((2, 3))
+    return scores.numpy(), frames[int(scores.argmax())].numpy()
+
+
+def full_method(
+    mllm: Any, clip: Any, settings: Any, masks: bool = False
+) -> dict[str, Callable[[], tuple[Any, Any]]]:
     """Both schedules as functions that return scores per track and per frame."""
     from tubelet.zeroshot.decompose import by_rules, question_of
     from tubelet.zeroshot.method import choose
+    from tubelet.zeroshot.regions import scores_per_frame, track_weights
     from tubelet.zeroshot.scoring import frame_scores, track_scores
 
     parts = by_rules(SENTENCE)
     assert parts.attribute and parts.action
     attribute, action = (question_of(text, settings.question) for text in (parts.attribute, parts.action))
     shape = mllm.grid_of(clip).shape
-    weights = (np.random.default_rng(1).random((8, *shape)) < 0.2).astype(np.float64)
+    tracks = make_tracks() if masks else None
+    random = (np.random.default_rng(1).random((8, *shape)) < 0.2).astype(np.float64)
 
     def published() -> tuple[Any, Any]:
         space, when = Published(mllm, settings).run(clip, attribute, action)
-        scores = track_scores(space, weights)
-        return scores, frame_scores(when, weights)[int(scores.argmax())]
+        if tracks is not None:
+            return published_scores(space, when, tracks)
+        scores = track_scores(space, random)
+        return scores, frame_scores(when, random)[int(scores.argmax())]
 
     def ours() -> tuple[Any, Any]:
         visual = mllm.encode(clip)
+        weights = random if tracks is None else track_weights(tracks, shape[1:], settings)
 
         def frames_of(relative_map: Any, row: int) -> Any:
+            if tracks is not None:
+                return scores_per_frame(relative_map, tracks, row, weights, settings)
             return frame_scores(relative_map, weights)[row]
 
         found = choose(mllm, visual, None, weights, SENTENCE, parts, settings, frames_of)
@@ -273,7 +330,7 @@ def one(args: argparse.Namespace) -> dict[str, Any]:
         epochs=args.epochs,
         rate=args.rate,
     )
-    call = full_method(mllm, clip, settings)[args.one]
+    call = full_method(mllm, clip, settings, args.masks)[args.one]
     read_once(mllm, clip)
     seconds, peak, (scores, frames) = timed(call, args.device)
     if (
@@ -300,6 +357,7 @@ def child(args: argparse.Namespace, name: str, tokens: int) -> dict[str, Any]:
         command += [f"--{option.replace('_', '-')}", str(getattr(args, option))]
     command += ["--threads", str(args.threads), "--device", args.device, "--dtype", args.dtype]
     command += ["--processor-time"] if args.processor_time else []
+    command += ["--masks"] if args.masks else []
     out = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     found: dict[str, Any] = json.loads(out.stdout.splitlines()[-1])
     return found
@@ -371,6 +429,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--masks", action="store_true", help="tracks have masks of 1280 x 720, as published")
     parser.add_argument("--only-cheap", action="store_true")
     parser.add_argument("--processor-time", action="store_true", help="for busy machines; with --threads 1")
     parser.add_argument(

@@ -15,7 +15,13 @@ from tubelet.zeroshot.decompose import by_model, by_rules, question_of
 from tubelet.zeroshot.intervals import SIGNIFICANT, adaptive, best_run, interval, otsu, p_of_run
 from tubelet.zeroshot.maps import assemble, choose_token, consistency, epsilon_for, relative
 from tubelet.zeroshot.reattention import gap, objective, tune, yes_no_ids
-from tubelet.zeroshot.scoring import bilinear_weights, box_weights, mask_weights, track_scores
+from tubelet.zeroshot.scoring import (
+    bilinear_weights,
+    box_weights,
+    mask_weights,
+    pixel_frame_scores,
+    track_scores,
+)
 from tubelet.zeroshot.settings import QUESTION, ZeroShotSettings, preset
 
 # --- tuning ----------------------------------------------------------------------------------------
@@ -168,6 +174,29 @@ def test_weights_are_areas() -> None:
     assert mask_weights(tiny, (6, 6))[0, 0, 0, 0] == 1.0
     odd = mask_weights(np.ones((1, 1, 7, 5), dtype=bool), (3, 2))
     np.testing.assert_allclose(odd, 1.0)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_masks_are_only_looked_at_where_they_are(seed: int) -> None:
+    """Equal to the plain definitions over all pixels; empty masks, one pixel and full pictures included."""
+    rng = np.random.default_rng(seed)
+    masks = rng.random((2, 3, 17, 11)) < rng.uniform(0.02, 0.6)
+    masks[0, 0], masks[0, 1] = False, True
+    masks[1, 0] = False
+    masks[1, 0, 4, 7] = True
+    values = rng.normal(size=(3, 4, 3))  # also below 0: pixels outside of a mask count as 0
+    large = np.stack([bilinear_weights(v[None, None], (17, 11))[0, 0] for v in values])
+    wanted = np.where(masks, large, 0.0).max((2, 3))
+    np.testing.assert_allclose(pixel_frame_scores(values, masks), wanted, atol=1e-12)
+    for p, t in np.ndindex(2, 3):
+        fine = np.repeat(
+            np.repeat(masks[p, t], 4, axis=0), 3, axis=1
+        )  # pixels cut so that cells hold whole pieces
+        area = fine.reshape(4, 17, 3, 11).sum((1, 3)) / 12
+        smaller = max(min(masks[p, t].sum(), 17 * 11 / 12), 1e-12)
+        np.testing.assert_allclose(
+            mask_weights(masks, (4, 3))[p, t], np.minimum(area / smaller, 1), atol=1e-12
+        )
 
 
 def test_no_track_one_track_and_many() -> None:

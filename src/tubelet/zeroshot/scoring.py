@@ -37,14 +37,31 @@ def _shared(low: FloatArray, high: FloatArray, cells: int) -> FloatArray:
 
 
 def mask_weights(masks: BoolArray, grid: tuple[int, int]) -> FloatArray:
-    """Masks (P, T, H, W) -> (P, T, h, w), exact areas."""
+    """Masks (P, T, H, W) -> (P, T, h, w), exact areas. Only the pixels around each mask are looked at."""
     rows, columns = grid
     height, width = masks.shape[-2:]
     along_y, along_x = _overlap(height, rows), _overlap(width, columns)
-    area = np.einsum("hy,ptyx,wx->pthw", along_y, masks.astype(np.float64), along_x)  # in pixels
-    smaller = np.minimum(masks.sum((-2, -1)), height * width / (rows * columns))
+    area = np.zeros((*masks.shape[:2], rows, columns))  # in pixels
+    count = np.zeros(masks.shape[:2])
+    for at in np.ndindex(*masks.shape[:2]):
+        around = _around(masks[at])
+        if around is not None:
+            piece = masks[at][around].astype(np.float64)
+            area[at] = along_y[:, around[0]] @ piece @ along_x[:, around[1]].T
+            count[at] = piece.sum()
+    smaller = np.minimum(count, height * width / (rows * columns))
     out: FloatArray = np.minimum(area / np.maximum(smaller, 1e-12)[..., None, None], 1.0)
     return out
+
+
+def _around(mask: BoolArray) -> tuple[slice, slice] | None:
+    """Rows and columns of the smallest rectangle that holds a mask (H, W); None when it is empty."""
+    rows = np.flatnonzero(mask.any(1))
+    if not len(rows):
+        return None
+    band = slice(int(rows[0]), int(rows[-1]) + 1)
+    columns = np.flatnonzero(mask[band].any(0))
+    return band, slice(int(columns[0]), int(columns[-1]) + 1)
 
 
 def _overlap(pixels: int, cells: int) -> FloatArray:
@@ -57,7 +74,7 @@ def _overlap(pixels: int, cells: int) -> FloatArray:
 
 def bilinear_weights(masks: BoolArray, grid: tuple[int, int]) -> FloatArray:
     """Masks (P, T, H, W) -> (P, T, h, w) as published: bilinear, half-pixel centres, no antialiasing."""
-    return _resize(masks.astype(np.float64), grid)
+    return _resize(masks, grid)
 
 
 def track_scores(relative_map: FloatArray, weights: FloatArray) -> FloatArray:
@@ -75,21 +92,35 @@ def frame_scores(relative_map: FloatArray, weights: FloatArray) -> FloatArray:
 
 
 def pixel_frame_scores(relative_map: FloatArray, masks: BoolArray) -> FloatArray:
-    """(P, T) as published: the map is brought to the masks' size bilinearly and meets full-size masks (P, T, H, W)."""
-    large = _resize(relative_map, (masks.shape[-2], masks.shape[-1]))
-    out: FloatArray = np.where(masks, large, 0.0).max((2, 3))
+    """(P, T) as published: the map is brought to the masks' size bilinearly and meets full-size masks (P, T, H, W).
+
+    Pixels outside of a mask count as 0, and are not computed.
+    """
+    height, width = masks.shape[-2:]
+    out = np.zeros(masks.shape[:2])
+    for row, step in np.ndindex(*masks.shape[:2]):
+        mask = masks[row, step]
+        around = _around(mask)
+        if around is not None:
+            large = _resize(relative_map[step], (height, width), around)
+            inside = float(large[mask[around]].max())
+            out[row, step] = inside if mask.all() else max(inside, 0.0)
     return out
 
 
-def _resize(values: FloatArray, size: tuple[int, int]) -> FloatArray:
-    """Bilinear on the last two axes, half-pixel centres, edges repeated, no antialiasing."""
-    for axis, n in ((-2, size[0]), (-1, size[1])):
+def _resize(
+    values: FloatArray | BoolArray,
+    size: tuple[int, int],
+    piece: tuple[slice, slice] = (slice(None), slice(None)),
+) -> FloatArray:
+    """Bilinear on the last two axes, half-pixel centres, edges repeated, no antialiasing; of the result the piece."""
+    for axis, n, part in ((-2, size[0], piece[0]), (-1, size[1], piece[1])):
         old = values.shape[axis]
-        at = np.clip((np.arange(n) + 0.5) * old / n - 0.5, 0, None)
+        at = np.clip((np.arange(n)[part] + 0.5) * old / n - 0.5, 0, None)
         low = np.minimum(at.astype(np.int64), old - 1)
         high = np.minimum(low + 1, old - 1)
         shape = [1] * values.ndim
-        shape[axis] = n
+        shape[axis] = len(at)
         share = (at - low).reshape(shape)
         values = values.take(low, axis) * (1 - share) + values.take(high, axis) * share
-    return values
+    return np.asarray(values, dtype=np.float64)
