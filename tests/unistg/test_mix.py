@@ -160,7 +160,7 @@ def test_what_is_lost_is_named_and_the_exit_code_says_so(
     data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bad: list[Any] = [sample(k) for k in range(11)]
-    bad += [sample(3), sample(20, "./sub\\20.mp4"), sample(21, "/root/21.mp4"), sample(22, "../22.mp4")]
+    bad += [sample(3), sample(20, "./sub\\20.mp4"), sample(21, "/elsewhere/21.mp4"), sample(22, "../22.mp4")]
     jsonl(data / "samples.jsonl", [*bad, {"id": "x"}])
     with (data / "samples.jsonl").open("a") as file:
         file.write("{cut\n")

@@ -5,7 +5,7 @@ Train, val and test never share a scene (`world.choreography.scene_rng`), so nei
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -18,56 +18,54 @@ from tubelet.spacevllm.domain import Domain, fit_domain, statistics
 from tubelet.spacevllm.pack import pack
 from tubelet.spacevllm.prompts import encode_query, make_prefix, question_text
 from tubelet.spacevllm.weigh import text_presences
-from tubelet.training.samples import WorldMix, world_batch
+from tubelet.training.samples import Sample, WorldMix, world_batch
 
 
 def presence_threshold(bundle: Bundle, mix: WorldMix, questions: int = 600) -> float:
     """The threshold with the best balanced accuracy of "is it in the video?" on the validation split."""
     model = bundle.model.eval()
-    present: list[bool] = []
-    scores: list[float] = []
-    step = 0
-    mix = replace(mix, kind="video", batch=8, questions=4, tasks=("stvg",), absent_rate=0.4, answer_rate=0.0)
-    while len(present) < questions:
-        samples = world_batch(mix, step, split="val")
+
+    def presences(samples: Sequence[Sample]) -> list[float]:
         batch = collate(samples, model.config, bundle.layout, bundle.tokenizer, model.tokens_per_frame)
         batch = batch.to(model.device)
-        assert batch.truth is not None  # world_batch leaves out scenes without questions
         with torch.no_grad():
             out = model(batch.packed, normalise(batch.pixels, bundle.pixel_mean, bundle.pixel_std))
-        scores += out.decoder.presence_logits.sigmoid().tolist()
-        present += batch.truth.present.tolist()
-        step += 1
-    return best_threshold(np.array(scores), np.array(present))
+        found: list[float] = out.decoder.presence_logits.sigmoid().tolist()
+        return found
+
+    return _calibrated(presences, mix, questions)
 
 
 def text_presence_threshold(bundle: Bundle, mix: WorldMix, questions: int = 400) -> float:
     """The same of the answers in words: how likely must a time be, against "not in this video"?"""
     model = bundle.model.eval()
-    present: list[bool] = []
-    scores: list[float] = []
-    step = 0
-    mix = replace(mix, kind="video", batch=8, questions=4, tasks=("stvg",), absent_rate=0.4, answer_rate=0.0)
-    while len(present) < questions:
-        for sample in world_batch(mix, step, split="val"):
-            times = sample.times_s
-            prefix = make_prefix(
-                model.config,
-                bundle.layout,
-                bundle.tokenizer,
-                times,
-                sample.duration_s,
-                model.tokens_per_frame,
-            )
+    settings = model.config, bundle.layout, bundle.tokenizer
+
+    def presences(samples: Sequence[Sample]) -> list[float]:
+        found = []
+        for sample in samples:
+            prefix = make_prefix(*settings, sample.times_s, sample.duration_s, model.tokens_per_frame)
             pixels = torch.from_numpy(sample.pixels).permute(0, 3, 1, 2).to(model.device)
             pixels = normalise(pixels, bundle.pixel_mean, bundle.pixel_std).to(model.base.dtype)
             state = model.encode_prefix(pack([prefix], [[]]).to(model.device), pixels)
-            asked = [
-                encode_query(bundle.tokenizer, question_text(model.config, q.task, q.query))
-                for q in sample.questions
-            ]
-            scores += text_presences(bundle, state, times, asked)
-            present += [q.present for q in sample.questions]
+            words = [question_text(model.config, q.task, q.query) for q in sample.questions]
+            asked = [encode_query(bundle.tokenizer, text) for text in words]
+            found += text_presences(bundle, state, sample.times_s, asked)
+        return found
+
+    return _calibrated(presences, mix, questions)
+
+
+def _calibrated(presences: Callable[[Sequence[Sample]], list[float]], mix: WorldMix, questions: int) -> float:
+    """Presences of at least so many validation questions, two in five of them about nothing, to a threshold."""
+    mix = replace(mix, kind="video", batch=8, questions=4, tasks=("stvg",), absent_rate=0.4, answer_rate=0.0)
+    present: list[bool] = []
+    scores: list[float] = []
+    step = 0
+    while len(present) < questions:
+        samples = world_batch(mix, step, split="val")
+        scores += presences(samples)
+        present += [question.present for sample in samples for question in sample.questions]
         step += 1
     return best_threshold(np.array(scores), np.array(present))
 
