@@ -98,7 +98,7 @@ def tiny_bundle(new_tiny: Callable[..., Any]) -> Any:
 @pytest.fixture(scope="session")
 def tiny_folder(tiny_bundle: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A SpaceVLLM folder of untrained pico shape: hidden size 32, 2 layers, 4 frames."""
-    from tubelet.spacevllm.checkpoint import save_bundle
+    from tubelet.spacevllm.saving import save_bundle
 
     return save_bundle(tiny_bundle, tmp_path_factory.mktemp("models") / "tiny")
 
@@ -114,7 +114,7 @@ def tiny(tiny_folder: Path) -> Any:
 @pytest.fixture(scope="session")
 def tiny_base_folder(new_tiny: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A chat base in the stock LLaVA-OneVision layout, without query tokens, as training would start it."""
-    from tubelet.spacevllm.checkpoint import save_base
+    from tubelet.spacevllm.saving import save_base
 
     return save_base(new_tiny(queries=False, trained_scale=True), tmp_path_factory.mktemp("models") / "base")
 

@@ -23,17 +23,10 @@ from tubelet.errors import ModelError, OutputError
 from tubelet.grounder import embedded_models, find_model
 from tubelet.pico import VIDEO_TOKEN
 from tubelet.spacevllm.batch import collate, normalise
-from tubelet.spacevllm.checkpoint import (
-    Bundle,
-    check_tensors,
-    load_bundle,
-    read_tensors,
-    save_base,
-    save_bundle,
-    with_queries,
-)
+from tubelet.spacevllm.checkpoint import Bundle, check_tensors, load_bundle, read_tensors, with_queries
 from tubelet.spacevllm.config import DecoderConfig, SpaceVLLMConfig
 from tubelet.spacevllm.loss import LossWeights, space_losses, text_loss, total_loss
+from tubelet.spacevllm.saving import save_base, save_bundle
 from tubelet.training.samples import WorldMix, world_batch
 
 MIX = WorldMix(kind="video", batch=2, questions=2, tasks=("stvg", "qa"), frames=4, seed=5)

@@ -16,8 +16,9 @@ import torch
 import tubelet
 from tubelet.errors import ModelError, OutputError
 from tubelet.model_folder import atomic_folder, check_replaceable, pixel_numbers, torch_dtype
-from tubelet.spacevllm.checkpoint import Bundle, load_bundle, save_base, save_bundle
+from tubelet.spacevllm.checkpoint import Bundle, load_bundle
 from tubelet.spacevllm.domain import N_STATISTICS, Domain, fit_domain, load_domain, save_domain
+from tubelet.spacevllm.saving import save_base, save_bundle
 
 Spoil = Callable[[Path], Any]
 

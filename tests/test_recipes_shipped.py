@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tubelet.llava_st.train import make_job as llava_st_job
-from tubelet.spacevllm.checkpoint import save_base
+from tubelet.spacevllm.saving import save_base
 from tubelet.spacevllm.train import make_job
 from tubelet.training.recipe import Recipe, load_recipe
 from tubelet.training.samples import WORLD_ACTIONS, WORLD_ATTRIBUTES

@@ -24,8 +24,9 @@ from tubelet.llava_st.item_words import Facts, Place, make_item
 from tubelet.llava_st.loss import soft_label_loss, soft_labels
 from tubelet.llava_st.mixture import Entry, Mixture, open_mixture, write_mixture
 from tubelet.llava_st.train import make_job
-from tubelet.spacevllm.checkpoint import new_pico, save_base
+from tubelet.spacevllm.checkpoint import new_pico
 from tubelet.spacevllm.config import SpaceVLLMConfig
+from tubelet.spacevllm.saving import save_base
 from tubelet.training.loop import train
 from tubelet.training.recipe import ItemList, Optimiser, Recipe, Stage
 

@@ -55,7 +55,7 @@ def bundle(base: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def base_folder(base: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from tubelet.spacevllm.checkpoint import save_base
+    from tubelet.spacevllm.saving import save_base
 
     return save_base(base, tmp_path_factory.mktemp("base") / "model", auxiliary=False)
 

@@ -19,12 +19,13 @@ import tubelet
 from tubelet import cli
 from tubelet.errors import ModelError
 from tubelet.spacevllm.batch import collate, normalise
-from tubelet.spacevllm.checkpoint import Bundle, load_bundle, save_bundle, with_queries, with_settings
+from tubelet.spacevllm.checkpoint import Bundle, load_bundle, with_queries, with_settings
 from tubelet.spacevllm.config import DecoderConfig, SpaceVLLMConfig
 from tubelet.spacevllm.llava_next import convert_llava_next, load_llava_next, open_llava_next
 from tubelet.spacevllm.loss import LossWeights, space_losses, text_loss, total_loss
 from tubelet.spacevllm.pack import pack
 from tubelet.spacevllm.prompts import make_prefix
+from tubelet.spacevllm.saving import save_bundle
 from tubelet.training.samples import WorldMix, world_batch
 
 DECODER = DecoderConfig(width=16, heads=2)

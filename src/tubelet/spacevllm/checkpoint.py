@@ -1,4 +1,4 @@
-"""SpaceVLLM folders: load, start from a LLaVA-OneVision, save.
+"""SpaceVLLM folders: what is in them; load one, or start from a LLaVA-OneVision (`saving` writes them).
 
 A tubelet SpaceVLLM folder:
 
@@ -19,7 +19,6 @@ one in the layout of the LLaVA-NeXT repository (llava_next.py).
 
 from __future__ import annotations
 
-import copy
 import json
 import logging
 from collections.abc import Mapping
@@ -30,14 +29,10 @@ from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
-from tubelet import __version__
 from tubelet.errors import ModelError
 from tubelet.model_folder import (
-    atomic_folder,
-    card_facts,
-    card_licence,
     first_line,
     load_fast_tokenizer,
     no_bars,
@@ -48,7 +43,6 @@ from tubelet.model_folder import (
 )
 from tubelet.pico import VIDEO_TOKEN, init_pico_vision, pico_config, pico_tokenizer
 from tubelet.spacevllm.config import SpaceVLLMConfig
-from tubelet.spacevllm.domain import Domain, save_domain
 from tubelet.spacevllm.llava_next_layout import is_llava_next
 from tubelet.spacevllm.model import SpaceVLLM
 from tubelet.spacevllm.prompts import PromptLayout, make_layout, query_token
@@ -57,8 +51,8 @@ log = logging.getLogger(__name__)
 
 MODEL_TYPE = "tubelet_spacevllm"
 SETTINGS = "tubelet.json"  # beside a stock base: how it was talked to in training
-_PREPROCESSOR = "preprocessor_config.json"
-_AUXILIARY = "auxiliary.safetensors"  # a base's training-only heads, so that a SpaceVLLM can grow from them
+PREPROCESSOR = "preprocessor_config.json"
+AUXILIARY = "auxiliary.safetensors"  # a base's training-only heads, so that a SpaceVLLM can grow from them
 _VOCABULARIES = ("tokenizer.json", "vocab.json", "tokenizer.model")
 _DEFAULT_PIXELS = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # SigLIP's mean and std
 
@@ -210,7 +204,7 @@ def _saved_pixels(
     folder: Path, data: Mapping[str, Any], side: int
 ) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
     """Mean and std of a SpaceVLLM folder: of its preprocessor file; of config.json where there is none."""
-    path, names = folder / _PREPROCESSOR, ("image_mean", "image_std")
+    path, names = folder / PREPROCESSOR, ("image_mean", "image_std")
     if path.is_file():
         data = read_json(path)
         if data.get("size") != {"height": side, "width": side}:
@@ -220,7 +214,7 @@ def _saved_pixels(
     else:
         path, names = folder / "config.json", ("pixel_mean", "pixel_std")
         if not all(name in data for name in names):
-            raise ModelError(f"{folder} lacks the file {_PREPROCESSOR}: copy or download the folder again")
+            raise ModelError(f"{folder} lacks the file {PREPROCESSOR}: copy or download the folder again")
     return pixel_numbers(data.get(names[0]), names[0], path), pixel_numbers(
         data.get(names[1]), names[1], path
     )
@@ -242,7 +236,7 @@ def _load_base(
             )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"cannot load {folder} as a LLaVA-OneVision model: {first_line(error)}") from error
-    missing = sorted(set(info["missing_keys"]) - _tied_names(base, ""))
+    missing = sorted(set(info["missing_keys"]) - tied_names(base, ""))
     wrong = sorted(
         f"{name} {tuple(found)} instead of {tuple(wanted)}"
         for name, found, wanted in info.get("mismatched_keys", ())
@@ -250,7 +244,7 @@ def _load_base(
     if missing or wrong:
         raise ModelError(_tensor_report(folder, missing, [], wrong))
     model = SpaceVLLM(base, config).to(dtype).to(device)
-    auxiliary = folder / _AUXILIARY
+    auxiliary = folder / AUXILIARY
     if auxiliary.is_file():
         _load_auxiliary(auxiliary, model)
     tokenizer = _load_tokenizer(folder)
@@ -302,7 +296,7 @@ def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
 def check_tensors(folder: Path, model: SpaceVLLM, state: Mapping[str, torch.Tensor]) -> None:
     """ModelError that names every missing, unknown or wrong-shaped tensor (tied ones are stored once)."""
     wanted = model.state_dict()
-    missing = sorted(set(wanted) - set(state) - _tied_names(model.base, "base."))
+    missing = sorted(set(wanted) - set(state) - tied_names(model.base, "base."))
     unknown = sorted(name for name in state if name not in wanted)
     wrong = sorted(
         f"{name} {tuple(state[name].shape)} instead of {tuple(wanted[name].shape)}"
@@ -313,7 +307,7 @@ def check_tensors(folder: Path, model: SpaceVLLM, state: Mapping[str, torch.Tens
         raise ModelError(_tensor_report(folder, missing, unknown, wrong))
 
 
-def _tied_names(base: Any, prefix: str) -> set[str]:
+def tied_names(base: Any, prefix: str) -> set[str]:
     """Tensors that need not be stored: a head that is the embedding."""
     return {f"{prefix}lm_head.weight"} if base.config.tie_word_embeddings else set()
 
@@ -363,144 +357,3 @@ def _pixel_statistics(folder: Path) -> tuple[tuple[float, float, float], tuple[f
 def _video_token(base: Any, tokenizer: Any) -> str:
     token: str = tokenizer.convert_ids_to_tokens(base.config.video_token_id)
     return token
-
-
-# --- saving --------------------------------------------------------------------------------------
-
-
-def save_bundle(
-    bundle: Bundle,
-    folder: Path | str,
-    dtype: torch.dtype | None = None,
-    card: str = "",
-    max_shard_size: str = "5GB",
-    domain: Domain | None = None,
-) -> Path:
-    """Write a SpaceVLLM folder, atomically: it appears complete or not at all. `dtype` e.g. torch.float16.
-
-    domain: what its training pictures look like, for the note on other footage. Raises OutputError.
-    """
-    from huggingface_hub import save_torch_state_dict
-
-    folder = Path(folder)
-    model = bundle.model
-    data = {
-        "model_type": MODEL_TYPE,
-        "tubelet_version": __version__,
-        "trained": bundle.trained,
-        "base": model.base.config.to_dict(),
-        "spacevllm": model.config.to_dict(),
-    }
-    with atomic_folder(folder) as temporary:
-        (temporary / "config.json").write_text(json.dumps(data, indent=1, default=str) + "\n")
-        state = {k: v.detach().to("cpu", dtype or v.dtype) for k, v in _saved_state(model).items()}
-        save_torch_state_dict(state, temporary, max_shard_size=max_shard_size)
-        bundle.tokenizer.save_pretrained(temporary)
-        preprocessor = json.dumps(_preprocessor(bundle), indent=1)
-        (temporary / _PREPROCESSOR).write_text(preprocessor + "\n")
-        if domain is not None:
-            save_domain(domain, temporary)
-        (temporary / "README.md").write_text(card or model_card(bundle), encoding="utf-8")
-    return folder
-
-
-def _preprocessor(bundle: Bundle) -> dict[str, Any]:
-    """From decoded RGB pictures to the vision tower's input, in the words of transformers' image processors."""
-    side = bundle.model.image_size
-    return {
-        "do_resize": True,
-        "size": {"height": side, "width": side},
-        "resample": 3,  # bicubic
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": list(bundle.pixel_mean),
-        "image_std": list(bundle.pixel_std),
-    }
-
-
-def save_base(
-    bundle: Bundle,
-    folder: Path | str,
-    dtype: torch.dtype | None = None,
-    auxiliary: bool = True,
-    domain: Domain | None = None,
-) -> Path:
-    """Write the base in the stock LLaVA-OneVision layout (model, tokenizer, processor), atomically.
-
-    auxiliary: also keep the training-only heads beside it, for a SpaceVLLM that grows from it.
-    """
-    folder = Path(folder)
-    with atomic_folder(folder) as temporary:
-        base = bundle.model.base
-        if dtype not in (None, base.dtype):
-            base = copy.deepcopy(base).to(dtype)  # the model in memory keeps its precision
-        with no_bars():
-            base.save_pretrained(temporary)
-        processor = _processor(bundle)
-        if processor is not None:
-            processor.save_pretrained(temporary)
-        bundle.tokenizer.save_pretrained(temporary)
-        (temporary / SETTINGS).write_text(json.dumps(bundle.model.config.to_dict(), indent=1) + "\n")
-        if auxiliary:
-            heads = {
-                k: v.contiguous() for k, v in bundle.model.state_dict().items() if not k.startswith("base.")
-            }
-            save_file(heads, temporary / _AUXILIARY)
-        if domain is not None:
-            save_domain(domain, temporary)
-        (temporary / "README.md").write_text(base_card(bundle.model.config.domain), encoding="utf-8")
-    return folder
-
-
-def _saved_state(model: SpaceVLLM) -> dict[str, torch.Tensor]:
-    """Names to write: a tied head is left out."""
-    tied = _tied_names(model.base, "base.")
-    return {name: tensor for name, tensor in model.state_dict().items() if name not in tied}
-
-
-def _processor(bundle: Bundle) -> Any:
-    """The stock processor, so that transformers alone can load and run the base; None without torchvision."""
-    from transformers import (
-        LlavaOnevisionImageProcessor,
-        LlavaOnevisionProcessor,
-        LlavaOnevisionVideoProcessor,
-    )
-
-    size, model = bundle.model.image_size, bundle.model
-    square = {"height": size, "width": size}
-    vision = model.base.config.vision_config
-    mean, std = list(bundle.pixel_mean), list(bundle.pixel_std)
-    return LlavaOnevisionProcessor(
-        image_processor=LlavaOnevisionImageProcessor(
-            size=square, image_grid_pinpoints=[[size, size]], image_mean=mean, image_std=std
-        ),
-        video_processor=LlavaOnevisionVideoProcessor(size=square, image_mean=mean, image_std=std),
-        tokenizer=bundle.tokenizer,
-        num_image_tokens=(vision.image_size // vision.patch_size) ** 2,
-        vision_feature_select_strategy="full",
-        chat_template=bundle.tokenizer.chat_template,
-    )
-
-
-def model_card(bundle: Bundle) -> str:
-    config = bundle.model.config
-    n = sum(p.numel() for p in bundle.model.parameters())
-    return (
-        f"---\nlibrary_name: tubelet\n{card_licence(config.domain)}tags: [spatio-temporal-video-grounding]\n---\n\n"
-        f"# SpaceVLLM ({n / 1e6:.1f} M parameters)\n\n"
-        "A video and a sentence go in, a tube (time span + one box per moment) comes out.\n\n"
-        f"- Frames: up to {config.max_frames}\n- Span read from: {config.span_reader}\n"
-        f"{card_facts(config.domain, bundle.trained)}\n"
-        '```python\nimport tubelet\ng = tubelet.load("this folder")\n'
-        'print(g.ground("clip.mp4", "a sentence").tube)\n```\n'
-    )
-
-
-def base_card(domain: str = "") -> str:
-    return (
-        f"---\nlibrary_name: transformers\n{card_licence(domain)}tags: [video-text-to-text]\n---\n\n# pico-base\n\n"
-        "A small chat model for videos and images, in the stock LLaVA-OneVision layout: captions, yes/no questions,\n"
-        "questions. It knows nothing but what it was trained on.\n\n"
-        f"{card_facts(domain, True)}"
-    )

@@ -22,7 +22,7 @@ from tubelet.errors import ModelError, QueryError, TubeletError
 from tubelet.frames import Clip, FrameGrid
 from tubelet.model_folder import torch_dtype
 from tubelet.spacevllm.batch import normalise
-from tubelet.spacevllm.checkpoint import Bundle, save_bundle
+from tubelet.spacevllm.checkpoint import Bundle
 from tubelet.spacevllm.config import SPAN_READERS
 from tubelet.spacevllm.domain import Domain, domain_note
 from tubelet.spacevllm.model import Asked, PrefixState
@@ -37,6 +37,7 @@ from tubelet.spacevllm.prompts import (
     question_text,
 )
 from tubelet.spacevllm.readout import FrameReading, calibrated, make_tube, read_span
+from tubelet.spacevllm.saving import save_bundle
 from tubelet.spacevllm.weigh import weighed_answers
 from tubelet.tube import TASKS, Prediction, Span, Tube
 from tubelet.video import Video, open_video, read_clip_report, sample_uniform

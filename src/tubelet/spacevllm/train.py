@@ -14,15 +14,7 @@ from tubelet.errors import RecipeError
 from tubelet.grounder import find_model
 from tubelet.spacevllm.batch import Batch, collate, normalise
 from tubelet.spacevllm.calibrate import presence_threshold, text_presence_threshold, world_domain
-from tubelet.spacevllm.checkpoint import (
-    Bundle,
-    load_bundle,
-    new_pico,
-    save_base,
-    save_bundle,
-    with_queries,
-    with_settings,
-)
+from tubelet.spacevllm.checkpoint import Bundle, load_bundle, new_pico, with_queries, with_settings
 from tubelet.spacevllm.config import SpaceVLLMConfig
 from tubelet.spacevllm.dense import doing_loss, seen_loss
 from tubelet.spacevllm.item_rows import sample_stream
@@ -37,6 +29,7 @@ from tubelet.spacevllm.loss import (
 )
 from tubelet.spacevllm.match import clock_loss
 from tubelet.spacevllm.pack import NO_FRAME
+from tubelet.spacevllm.saving import save_base, save_bundle
 from tubelet.training.loop import STAGE_OFFSET, Job
 from tubelet.training.lora import add_lora, merged
 from tubelet.training.recipe import ItemList, Recipe, Stage

@@ -19,8 +19,9 @@ def fresh_decoder(model: Path | str, out: Path | str, seed: int = 0) -> Path:
     import torch
 
     from tubelet.grounder import find_model
-    from tubelet.spacevllm.checkpoint import load_bundle, save_bundle
+    from tubelet.spacevllm.checkpoint import load_bundle
     from tubelet.spacevllm.model import SpaceVLLM
+    from tubelet.spacevllm.saving import save_bundle
 
     bundle = load_bundle(find_model(str(model)))
     old = bundle.model
