@@ -57,7 +57,8 @@ from tubelet.spacevllm.model import SpaceVLLM
 from tubelet.spacevllm.pack import Packed
 from tubelet.spacevllm.prompts import make_layout
 from tubelet.spacevllm.train import choose_parameters
-from tubelet.training.dry_run import base_config, largest_parts, memory_bytes
+from tubelet.training.dry_models import base_config
+from tubelet.training.dry_run import largest_parts, memory_bytes
 from tubelet.training.loop import make_optimisers
 from tubelet.training.lora import add_lora
 from tubelet.training.recipe import Recipe, load_recipe
