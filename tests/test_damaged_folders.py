@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import resource
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ import pytest
 import torch
 
 import tubelet
+from full_disk import full_disk
 from tubelet.errors import ModelError, OutputError
 from tubelet.model_folder import atomic_folder, check_replaceable, pixel_numbers, torch_dtype
 from tubelet.spacevllm.checkpoint import Bundle, load_bundle
@@ -36,17 +35,6 @@ def as_older_folder(folder: Path, **values: Any) -> None:
     (folder / "preprocessor_config.json").unlink()
     half = [0.5, 0.5, 0.5]
     change_json(folder / "config.json", **{"pixel_mean": half, "pixel_std": half, **values})
-
-
-@contextmanager
-def full_disk(n_bytes: int) -> Iterator[None]:
-    """No file may grow beyond this: what writes more gets an error of the operating system, as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def a_domain() -> Domain:

@@ -3,30 +3,17 @@
 from __future__ import annotations
 
 import json
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 
+from full_disk import full_disk
 from tubelet.errors import ModelError, OutputError
 from tubelet.training.checkpoint import Progress, checkpoints, load_optimiser_state, save_checkpoint
 from tubelet.training.log import RunLog
 from tubelet.training.loop import make_optimisers
 from tubelet.training.recipe import Optimiser
-
-
-@contextmanager
-def full_disk(n_bytes: int) -> Iterator[None]:
-    """No file may grow beyond this: what writes more gets an error of the operating system, as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def trained(width: int = 64, layers: int = 2) -> tuple[torch.nn.Module, list[torch.optim.Optimizer]]:

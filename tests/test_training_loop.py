@@ -6,7 +6,6 @@ import json
 import math
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -39,6 +38,7 @@ from tubelet.training.checkpoint import Progress, checkpoints, read_progress, sa
 from tubelet.training.loop import STAGE_OFFSET, Job, _loader, make_optimisers, peaks, schedule, train
 from tubelet.training.recipe import Optimiser, Recipe, Stage
 from tubelet.training.samples import WorldMix, sample_times, world_batch
+from two_processes import run_two
 
 IMAGES = WorldMix(kind="image", batch=2, questions=2, tasks=("rec", "qa"))
 VIDEOS = WorldMix(kind="video", batch=2, questions=2, tasks=("stvg", "tvg", "qa"), frames=3)
@@ -445,28 +445,7 @@ def test_two_processes_equal_accumulation(tmp_path: Path) -> None:
     path, script = tmp_path / "two.yaml", tmp_path / "script.py"
     path.write_text(yaml.safe_dump(to_dict(rows_recipe(tmp_path / "two", 2, 1))))
     script.write_text(TWO)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
-    shared |= {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    children = [
-        subprocess.Popen(
-            [sys.executable, str(script), str(path)],
-            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        for child in children:
-            _, said = child.communicate(timeout=240)
-            assert child.returncode == 0, said[-2000:]
-    finally:
-        for child in children:
-            child.kill()
+    run_two([str(script), str(path)], {}, 240)
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     assert torch.equal(first["weight"], second["weight"]) and torch.equal(first["bias"], second["bias"])
     assert torch.allclose(first["weight"], alone.model.weight, atol=1e-6)

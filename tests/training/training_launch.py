@@ -7,8 +7,6 @@ process group of its own, because most of the time of a small run is the import 
 from __future__ import annotations
 
 import os
-import socket
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -70,30 +68,14 @@ def in_this_process(recipe: Recipe) -> Progress:
 
 def in_two_processes(folder: Path, recipes: Sequence[Recipe], variables: dict[str, str]) -> None:
     """Runs one after the other, over two processes on the CPU (gloo); variables: of accelerate."""
+    from two_processes import free_port, run_two  # not where this file runs as their program
+
     words: list[str] = []
     for number, recipe in enumerate(recipes):
         path = folder / f"two-{number}.yaml"
         path.write_text(yaml.safe_dump(to_dict(recipe)))
-        words += [str(_free_port()), str(path)]
-    shared = {**variables, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    shared |= {"MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": "2"}
-    children = [
-        subprocess.Popen(
-            [sys.executable, __file__, *words],
-            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        for child in children:
-            _, said = child.communicate(timeout=600)
-            assert child.returncode == 0, said[-3000:]
-    finally:
-        for child in children:
-            child.kill()
+        words += [str(free_port()), str(path)]
+    run_two([__file__, *words], variables)
 
 
 def launch_variables(*words: str) -> dict[str, str]:
@@ -112,13 +94,6 @@ def launch_variables(*words: str) -> dict[str, str]:
     else:
         found = prepare_multi_gpu_env(args)
     return {name: value for name, value in found.items() if name.startswith(("ACCELERATE_", "FSDP_"))}
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 def main(words: Sequence[str]) -> None:
