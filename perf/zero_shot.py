@@ -1,15 +1,17 @@
 """The published schedule of the zero-shot method against ours: time, peak memory, and the same numbers out.
 
-    python perf/zero_shot.py [--frame-tokens 36 196] [--repeats 3] [--layers 6] [--hidden 512] [--device cpu]
+    python perf/zero_shot.py [--frame-tokens 36 196] [--repeats 3] [--layers 6] [--hidden 128] [--device cpu]
                              [--dtype float32] [--epochs 2] [--masks] [--only-cheap] [--threads 1] [--processor-time]
 
-One random LLaVA-OneVision, 20 frames of noise, one sentence with two sub-queries, eight tracks. 36 tokens a frame are
-720 visual tokens (the published setting), 196 are 3,920 (the model's own).
+One random LLaVA-OneVision with the language model of pico-base in size (wider ones with `--hidden`), 20 frames of
+noise, one sentence with two sub-queries, eight tracks. 36 tokens a frame are 720 visual tokens (the published setting),
+196 are 3,920 (the model's own).
 
 published  as the public code runs it, restated from notes on it:
            - space, reversed and time are tuned one after the other; every epoch generates ten words for the sub-query
-             and ten for the general prompt, each a forward of its own over the whole prompt with a graph of
-             everything. The scores of all ten are returned and the first are used, so the graphs of all live so long;
+             and ten for the general prompt over the whole prompt (transformers' `generate`, without its no_grad), with
+             a graph of everything. The scores of all ten are returned and the first are used, so the graphs of all live
+             so long;
            - both graphs of an epoch are kept (retain_graph), as a plain loop keeps them: until the next epoch's loss
              takes their place;
            - then each question generates again, for its map: five words in space, ten in time, 142 words' steps in
@@ -27,13 +29,13 @@ ours       `tubelet.zeroshot.method.choose` with the same settings: one prefix f
 With `--masks` both sides also score eight tracks by masks of 1280 x 720 in 20 frames, as the public code does: it
 decodes all of them to full size and meets them with the map there; ours decodes one track at a time, and at full size
 the chosen one only. Left out on both sides: decoding the video and, without `--masks`, masks (which weigh as much as a
-small model). Left out of "published": loading the model three times (once a run, not a query), what `generate` does
-beside the model, logits of other positions than the last, and copies of masks.
+small model). Left out of "published": loading the model three times (once a run, not a query), logits of other
+positions than the last, and copies of masks.
 
 Each side runs in a process of its own, in turns; times are medians of them. Memory is the peak of the resident set (of
 torch's allocator on a GPU) above what was in use after the model was loaded, and the video encoded once to load what is
-loaded late. "second" is the cheap mode's second sentence
-on a video that was read, as part of the first one's time (encoding included).
+loaded late. "second" is the cheap mode's second sentence on a video that was read, as part of the first one's time
+(encoding included).
 """
 
 from __future__ import annotations
@@ -98,13 +100,14 @@ def build(args: argparse.Namespace, frame_tokens: int) -> Any:
         patch_size=4,
         vision_use_head=False,
     )
+    heads = args.heads or args.hidden // 32
     text = Qwen2Config(
         vocab_size=args.vocabulary,
         hidden_size=args.hidden,
-        intermediate_size=args.intermediate or 5 * args.hidden // 2,
+        intermediate_size=args.intermediate or 3 * args.hidden,
         num_hidden_layers=args.layers,
-        num_attention_heads=args.heads or args.hidden // 64,
-        num_key_value_heads=args.kv_heads,
+        num_attention_heads=heads,
+        num_key_value_heads=args.kv_heads or heads,
         max_position_embeddings=32768,
     )
     config = LlavaOnevisionConfig(
@@ -138,32 +141,38 @@ class Published:
 
     def __init__(self, mllm: Any, settings: Any) -> None:
         self.mllm, self.settings = mllm, settings
-        self.lm, self.head = mllm.model.model.language_model, mllm.model.lm_head
+        self.lm = mllm.model.model.language_model
 
     def generate(
         self, visual: Any, text: str, delta: Any, words: int, maps: bool
     ) -> tuple[list[Any], list[tuple[Any, ...]]]:
         """Scores (V,) of each word, and the maps of each step: (1, H, N, N) per layer, then (1, H, 1, N + k)."""
         import torch
+        from transformers import GenerationConfig
 
         layout = self.mllm.prompt(visual, text)
         ids = torch.from_numpy(layout.input_ids).to(self.mllm.device)
         where = torch.from_numpy(np.concatenate([layout.visual, layout.trailing])).to(self.mllm.device)
         tokens = (visual.tokens.float() + delta).to(self.mllm.dtype)
-        embed = self.mllm.model.get_input_embeddings()
-        given, cache = embed(ids).index_copy(0, where, tokens)[None], None
-        scores: list[Any] = []
-        steps: list[tuple[Any, ...]] = []
-        for _ in range(words):
-            out = self.lm(inputs_embeds=given, past_key_values=cache, use_cache=True, output_attentions=maps)
-            cache = out.past_key_values
-            scores.append(self.head(out.last_hidden_state[0, -1]).float())
-            if maps:
-                steps.append(out.attentions)
-            given = embed(scores[-1].argmax()[None, None])
+        given = self.mllm.model.get_input_embeddings()(ids).index_copy(0, where, tokens)[None]
+        generate = type(self.mllm.model).generate.__wrapped__  # as decorated, it makes no graph
+        out = generate(
+            self.mllm.model,
+            inputs_embeds=given,
+            attention_mask=torch.ones(given.shape[:2], dtype=torch.long, device=given.device),
+            generation_config=GenerationConfig(
+                max_new_tokens=words,
+                do_sample=False,
+                eos_token_id=None,
+                pad_token_id=0,
+                return_dict_in_generate=True,
+                output_scores=True,
+                output_attentions=maps,
+            ),
+        )
         if self.mllm.device.type == "cuda":
             torch.cuda.empty_cache()
-        return scores, steps
+        return [score[0].float() for score in out.scores], list(out.attentions or ())
 
     def gap(self, visual: Any, text: str, delta: Any) -> Any:
         """Logit of yes minus that of no, of the first of ten words."""
@@ -419,11 +428,11 @@ def main() -> None:
     parser.add_argument("--frame-tokens", type=int, nargs="+", default=[36, 196])
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--layers", type=int, default=6)
-    parser.add_argument("--hidden", type=int, default=512)
-    parser.add_argument("--intermediate", type=int, default=0, help="0: 2.5 times hidden")
-    parser.add_argument("--heads", type=int, default=0, help="0: hidden / 64")
-    parser.add_argument("--kv-heads", type=int, default=2)
-    parser.add_argument("--vocabulary", type=int, default=32000)
+    parser.add_argument("--hidden", type=int, default=128)
+    parser.add_argument("--intermediate", type=int, default=0, help="0: 3 times hidden")
+    parser.add_argument("--heads", type=int, default=0, help="0: hidden / 32")
+    parser.add_argument("--kv-heads", type=int, default=0, help="0: as many as heads")
+    parser.add_argument("--vocabulary", type=int, default=576)
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--rate", type=float, default=0.5)
     parser.add_argument("--threads", type=int, default=2)

@@ -65,3 +65,26 @@ def test_sentences_asked_as_yes_or_no_keep_their_truth() -> None:
                 assert np.array_equal(question.boxes_xyxy, target.boxes_xyxy)
             answers.add(question.answer)
     assert answers == {"yes", "no"}
+
+
+def test_words_about_an_action_are_about_the_frames_in_which_it_goes_on() -> None:
+    """Where a model is taught to look: at the thing while it acts, in questions that name one action."""
+    partly = 0
+    for sample in world_batch(WorldMix(batch=40, questions=6, tasks=("qa",)), 0):
+        assert sample.things is not None
+        for question in sample.questions:
+            if question.about is None or question.kind not in ("action", "attribute", "yes_no"):
+                continue
+            (actor,) = [
+                k
+                for k, boxes in enumerate(sample.things.boxes_xyxy)
+                if np.array_equal(boxes[question.about], question.boxes_xyxy[question.about])
+            ]
+            visible, doing = sample.things.visible[actor], sample.things.doing[actor]
+            assert not (question.about & ~visible).any()
+            if question.kind == "action":
+                assert (
+                    np.array_equal(question.about, visible & (doing > 0)) or not (visible & (doing > 0)).any()
+                )
+            partly += int(question.about.sum() < visible.sum())
+    assert partly >= 10

@@ -387,9 +387,16 @@ def test_yes_means_that_it_is_true() -> None:
     for scene, q in qa("yes_no"):
         asks = re.fullmatch(r"(?:is it true: |do you see )(.*)\?", q.query)
         assert asks, q.query
-        true = {who for who, _, _ in true_of(scene, read(asks[1]))}
+        said = read(asks[1])
+        moments = true_of(scene, said)
+        true = {who for who, _, _ in moments}
         assert bool(true) == (q.answer == "yes"), (q.query, q.answer)
         assert q.about == (next(iter(true)) if len(true) == 1 else None)
+        if said.action and len(moments) == 1:
+            assert q.about_span is not None
+            assert (q.about_span.start_s, q.about_span.end_s) == moments[0][1:]
+        else:
+            assert q.about_span is None
 
 
 def test_counting_light_and_places() -> None:
@@ -421,12 +428,19 @@ def test_attributes_and_actions_are_those_of_the_one_named() -> None:
             who = [a for a in scene.actors if fits(a, words(named[3]))]
         assert len(who) == 1 and q.answer == getattr(who[0], named[1])
         assert q.about is not None and scene.actors[q.about] is who[0]
+        moments = true_of(scene, Read(frozenset(), MEANING[named[2]])) if named[2] else []
+        if len(moments) == 1:
+            assert q.about_span is not None
+            assert (q.about_span.start_s, q.about_span.end_s) == moments[0][1:]
+        else:
+            assert q.about_span is None
     for scene, q in qa("action"):
         named = re.fullmatch(rf"what does the ({_DESC}) do\?", q.query)
         assert named, q.query
         (actor,) = [a for a in scene.actors if fits(a, words(named[1]))]
         assert [e.action for e in actor.events] == [MEANING[q.answer]]
         assert q.about is not None and scene.actors[q.about] is actor
+        assert q.about_span == actor.events[0].span
 
 
 def overlap(one: Event, other: Event) -> float:

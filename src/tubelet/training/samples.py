@@ -217,6 +217,11 @@ def world_target(
         boxes, about = all_boxes[question.about], all_visible[question.about]
         if question.kind == "where":  # "at the start"
             about = about & (np.arange(len(times_s)) == 0)
+        if (
+            question.about_span is not None
+            and (during := about & question.about_span.contains(times_s)).any()
+        ):
+            about = during
     inside = visible if question.span is None or box_frames == "visible" else visible & active
     return Target(
         task=question.task,
@@ -248,7 +253,7 @@ def _as_asked(target: Target, mix: WorldMix, rng: np.random.Generator) -> Target
         target,
         task="qa",
         kind="yes_no",
-        query=as_yes_no(target.query),
+        query=as_yes_no(target.query, plain=rng.random() < 0.5),
         answer="yes" if target.present else "no",
         has_box=np.zeros_like(target.has_box),
         active=np.zeros_like(target.active),

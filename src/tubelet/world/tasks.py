@@ -49,7 +49,8 @@ class Question:
     actor: index of the target, None where nothing is boxed (absent targets, tvg about light, text tasks).
     span: the true span (also the given one, for svg and tr). present: False when it is true of nothing.
     answer: text of the answer for text tasks. given_box: for reg and elc. phrases: for dgc, (text, actor).
-    kind: how the question was made, for breakdowns in reports. about: the one actor that a qa answer is about.
+    kind: how the question was made, for breakdowns in reports. about: the one actor that a qa answer is about;
+    about_span: while it does what the question or the answer says (None: as long as it is seen).
     """
 
     task: str
@@ -63,6 +64,7 @@ class Question:
     phrases: tuple[tuple[str, int], ...] = ()
     tags: dict[str, Any] = field(default_factory=dict)
     about: int | None = None
+    about_span: Span | None = None
 
 
 VIDEO_TASKS = ("stvg", "svg", "tvg", "elc", "tr", "qa")
@@ -326,15 +328,15 @@ def _qa(scene: Scene, rng: np.random.Generator) -> Question | None:
     if moving and draw < 0.88:
         a, event = moving[int(rng.integers(len(moving)))]
         actor, phrase = scene.actors[a], Phrase(Look(), event.action)
-        if len({m.actor for m in matches(scene, phrase)}) == 1:
+        found = matches(scene, phrase)
+        if len({m.actor for m in found}) == 1:
             does = str(rng.choice(ACTION_WORDS[event.action]))
             if rng.random() < 0.5:
-                return Question(
-                    "qa", f"what colour is the thing that {does}?", "attribute", answer=actor.colour, about=a
-                )
-            return Question(
-                "qa", f"what shape is the thing that {does}?", "attribute", answer=actor.shape, about=a
-            )
+                query, answer = f"what colour is the thing that {does}?", actor.colour
+            else:
+                query, answer = f"what shape is the thing that {does}?", actor.shape
+            span = event.span if len(found) == 1 else None
+            return Question("qa", query, "attribute", answer=answer, about=a, about_span=span)
     if moving and draw < 0.95:
         a, event = moving[int(rng.integers(len(moving)))]
         look = full_look(scene.actors[a], with_size=False)
@@ -345,6 +347,7 @@ def _qa(scene: Scene, rng: np.random.Generator) -> Question | None:
                 "action",
                 answer=ACTION_WORDS[event.action][0],
                 about=a,
+                about_span=event.span,
             )
     a = int(rng.integers(len(scene.actors)))
     actor = scene.actors[a]
@@ -363,16 +366,16 @@ def _yes_no(scene: Scene, rng: np.random.Generator) -> Question | None:
         asked = _referring_any(scene, rng)
         if asked is None:
             return None
-        sentence, about = asked
-        return Question("qa", as_yes_no(sentence), "yes_no", answer="yes", about=about)
+        sentence, about, span = asked
+        return Question("qa", as_yes_no(sentence), "yes_no", answer="yes", about=about, about_span=span)
     absent = _absent(scene, rng, "rec" if rng.random() < 0.5 else "stvg")
     if absent is None or "?" in absent.query:
         return None
     return Question("qa", as_yes_no(absent.query), "yes_no", answer="no")
 
 
-def _referring_any(scene: Scene, rng: np.random.Generator) -> tuple[str, int | None] | None:
-    """A sentence that is true of something, and of what, where it is one thing only."""
+def _referring_any(scene: Scene, rng: np.random.Generator) -> tuple[str, int | None, Span | None] | None:
+    """A sentence that is true of something; of what, where it is one thing; when, where it tells one action."""
     a = int(rng.integers(len(scene.actors)))
     actor = scene.actors[a]
     look = shortened(full_look(actor, with_size=False), rng)
@@ -382,15 +385,17 @@ def _referring_any(scene: Scene, rng: np.random.Generator) -> tuple[str, int | N
     phrase = Phrase(look)
     if events and rng.random() < 0.6:
         phrase = Phrase(look, events[int(rng.integers(len(events)))].action)
-    only = {match.actor for match in matches(scene, phrase)} == {a}
-    return say(phrase, rng), a if only else None
+    found = matches(scene, phrase)
+    if {match.actor for match in found} != {a}:
+        return say(phrase, rng), None, None
+    return say(phrase, rng), a, found[0].span if phrase.action and len(found) == 1 else None
 
 
-def as_yes_no(sentence: str) -> str:
-    """The question whether a sentence is true of the video (or picture)."""
-    return (
-        f"is it true: {sentence}?" if any(w in sentence for w in _ACTION_TEXTS) else f"do you see {sentence}?"
-    )
+def as_yes_no(sentence: str, plain: bool = False) -> str:
+    """The question whether a sentence is true of the video (or picture); plain: in the same words for all of them."""
+    if not plain and any(words in sentence for words in _ACTION_TEXTS):
+        return f"is it true: {sentence}?"
+    return f"do you see {sentence}?"
 
 
 _ACTION_TEXTS = tuple(words for options in ACTION_WORDS.values() for words in options)
