@@ -1,6 +1,6 @@
 """Reading a few frames: going on decoding against jumping to keyframes, on long and short groups of pictures.
 
-    python perf/decode.py [--seconds 60] [--repeats 3]
+    python perf/decode.py [--seconds 60] [--sizes ...] [--repeats 3]
 
 Side by side: `strategy="sequential"`, "seek" and "auto" of `read_clip`, and what a user would write with PyAV
 alone (decode everything, keep the wanted frames). The last column says how much cheaper "auto" is than plain

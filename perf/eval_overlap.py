@@ -1,6 +1,7 @@
 """Does reading the next videos while the model works on this one make an evaluation faster?
 
-    python perf/eval_overlap.py [--model spacevllm-pico] [--device cpu] [--videos 16] [--height 360] [--repeats 3]
+    python perf/eval_overlap.py [--model spacevllm-pico] [--device cpu] [--videos 16] [--questions 3]
+                                  [--height 360] [--fps 25] [--repeats 3]
 
 The same run (toy-world videos, `tubelet.benchmarks.run`) with and without reading ahead, in turns on the same machine;
 printed are medians, their ratio, and the best ratio that is possible: (decode + model) / max(decode, model). On few

@@ -1,6 +1,6 @@
 """The published schedule of the zero-shot method against ours: time, peak memory, and the same numbers out.
 
-    python perf/zero_shot.py [--frame-tokens 36 196] [--repeats 3] [--layers 6] [--hidden 128] [--device cpu]
+    python perf/zero_shot.py [--frame-tokens 36 196] [--repeats 1] [--layers 6] [--hidden 128] [--device cpu]
                              [--dtype float32] [--epochs 2] [--masks] [--only-cheap] [--threads 1] [--processor-time]
 
 One random LLaVA-OneVision with the language model of pico-base in size (wider ones with `--hidden`), 20 frames of

@@ -202,6 +202,28 @@ def test_models_that_do_not_exist(run, clip: Path, tmp_path: Path, monkeypatch: 
     one_sentence(run("ground", clip, "x", "--model", file), "folder")
 
 
+def test_options_of_attention_over_proposals(run, clip: Path, tmp_path: Path) -> None:
+    """They choose the method's own default model, and are never ignored."""
+    for option in (("--quality",), ("--proposals", "motion"), ("--quality", "-m", "spacevllm-pico")):
+        one_sentence(run("ground", clip, "the red circle", *option), option[0], "--method zero-shot")
+    one_sentence(
+        run("ground", clip, "the red circle", "--method", "zero-shot", "-m", "spacevllm-pico"),
+        "spacevllm-pico holds",
+    )
+    one_sentence(
+        run("ground", clip, "the red circle", "--method", "zero-shot", "--proposals", "guessing"),
+        "guessing",
+        "motion",
+    )
+    plain, tuned = tmp_path / "plain.json", tmp_path / "tuned.json"
+    words = ("ground", clip, "the red circle", "--method", "zero-shot")
+    assert run(*words, "--json", plain).code == 0
+    assert run(*words, "--quality", "--json", tuned).code == 0
+    told = [json.loads(path.read_text())[0] for path in (plain, tuned)]
+    assert [t["provenance"]["model"] for t in told] == ["pico-base"] * 2
+    assert told[0]["confidence"] != told[1]["confidence"]
+
+
 def test_hub_id_while_offline(clip: Path) -> None:
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(clip.parent / "hub")}
     done = subprocess.run(

@@ -21,7 +21,7 @@ from tubelet.tube import Prediction, Span
 if TYPE_CHECKING:
     from tubelet.spacevllm.config import SpaceVLLMConfig
 
-DEFAULT_MODEL = "spacevllm-pico"
+DEFAULT_MODEL, DEFAULT_ZERO_SHOT = "spacevllm-pico", "pico-base"
 _KINDS = {"tubelet_spacevllm": "SpaceVLLM", "tubelet_llava_st": "LLaVA-ST"}
 _ZERO_SHOT = ("llava_next_video", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl")
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
@@ -79,7 +79,7 @@ def embedded_models() -> list[EmbeddedModel]:
 
 
 def load(
-    model: str | Path = DEFAULT_MODEL,
+    model: str | Path | None = None,
     device: str | None = None,
     dtype: str | None = None,
     config: SpaceVLLMConfig | None = None,
@@ -88,11 +88,12 @@ def load(
     """Load a model for inference.
 
     Args:
-        model: embedded name, folder, or hub id. A SpaceVLLM folder continues; a LLaVA-OneVision checkpoint
-            starts a new SpaceVLLM with an untrained decoder (`config` sets it up); a base that tubelet trained
-            (pico-base) stays the chat model that it is, unless `config` is given; so does a LLaVA-Video or
-            LLaVA-OneVision of the LLaVA-NeXT repository, converted or in the published layout. A LLaVA-ST folder,
-            tubelet's or in the published layout, becomes a `LlavaSTGrounder`.
+        model: embedded name, folder, or hub id; None: spacevllm-pico, for zero-shot pico-base.
+            A SpaceVLLM folder continues; a LLaVA-OneVision checkpoint starts a new SpaceVLLM with an untrained
+            decoder (`config` sets it up); a base that tubelet trained (pico-base) stays the chat model that it is,
+            unless `config` is given; so does a LLaVA-Video or LLaVA-OneVision of the LLaVA-NeXT repository, converted
+            or in the published layout. A LLaVA-ST folder, tubelet's or in the published layout, becomes a
+            `LlavaSTGrounder`.
             Other video MLLMs (LLaVA-NeXT-Video, Qwen2-VL, Qwen2.5-VL, Qwen3-VL, InternVL) ground zero-shot.
         method: None: what the model was made for; "zero-shot": attention over motion proposals, for a LLaVA-OneVision,
             too (`tubelet.zeroshot.load_zero_shot` has more to choose).
@@ -101,6 +102,7 @@ def load(
 
     Raises ModelError that says what was looked for and what exists.
     """
+    model = default_model(method) if model is None else model
     folder = find_model(model)
     is_llava_st = _is_llava_st(folder)
     import torch
@@ -111,7 +113,7 @@ def load(
         raise ModelError(f"dtype is float32, bfloat16 or float16, got {dtype!r}")
     if method not in (None, "zero-shot"):
         raise ModelError(f'method is "zero-shot" or left out, got {method!r}')
-    if method or _is_other_mllm(folder):
+    if method or grounds_zero_shot(folder):
         from tubelet.zeroshot.grounder import load_zero_shot
 
         if config is not None:
@@ -157,8 +159,14 @@ def checked_device(device: str | None = None) -> str:
     )
 
 
-def _is_other_mllm(folder: Path) -> bool:
-    """A video MLLM that is neither a LLaVA-OneVision nor one of our folders."""
+def default_model(method: str | None = None) -> str:
+    """The embedded model that answers where none is named."""
+    return DEFAULT_ZERO_SHOT if method == "zero-shot" else DEFAULT_MODEL
+
+
+def grounds_zero_shot(model: str | Path) -> bool:
+    """Is it a video MLLM that grounds zero-shot and in no other way (no LLaVA-OneVision, none of our folders)?"""
+    folder = find_model(model)
     try:
         kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
     except (OSError, ValueError, RecursionError, AttributeError):

@@ -168,6 +168,7 @@ def test_a_loaded_model_says_what_it_is(tmp_path: Path) -> None:
 
     loaded = tubelet.load("pico-base", method="zero-shot")
     assert isinstance(loaded, ZeroShotGrounder) and loaded.name == "pico-base, zero-shot"
+    assert tubelet.load(method="zero-shot").name == "pico-base, zero-shot"
     with pytest.raises(ModelError, match="method is"):
         tubelet.load("pico-base", method="one-shot")
     with pytest.raises(ModelError, match="cannot be read as a video MLLM"):

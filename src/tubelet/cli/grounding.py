@@ -20,8 +20,13 @@ def ground(
         typer.Argument(help="What to look for; several are asked at once. elc, tr, reg and dgc need none."),
     ] = None,
     model: Annotated[
-        str, typer.Option("--model", "-m", help="Embedded name, folder or hub id.")
-    ] = "spacevllm-pico",
+        str,
+        typer.Option(
+            "--model",
+            "-m",
+            help="Embedded name, folder or hub id; default: spacevllm-pico, for zero-shot pico-base.",
+        ),
+    ] = "",
     task: Annotated[
         str,
         typer.Option(
@@ -45,11 +50,11 @@ def ground(
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...; default: cuda if there is one.")] = "",
     method: Annotated[
         str,
-        typer.Option(help='"zero-shot": attention of a video MLLM over proposals; its default is pico-base.'),
+        typer.Option(help='"zero-shot": attention of a video MLLM over proposals.'),
     ] = "",
     proposals: Annotated[
-        str, typer.Option(help="For zero-shot: motion, grounding-dino-sam2, sam3, owlv2.")
-    ] = "motion",
+        str, typer.Option(help="For zero-shot: motion (default), grounding-dino-sam2, sam3, owlv2.")
+    ] = "",
     quality: Annotated[
         bool, typer.Option("--quality", help="For zero-shot: tuned prompts and the reversed video.")
     ] = False,
@@ -73,21 +78,9 @@ def ground(
             raise QueryError(
                 "the sentence is empty: say what to look for, for example 'the red circle that spins'"
             )
-    from tubelet.grounder import load
-
-    grounder: Any
-    if method == "zero-shot":
-        from tubelet.zeroshot.grounder import load_zero_shot
-
-        grounder = load_zero_shot(
-            "pico-base" if model == "spacevllm-pico" else model, proposals, device=device or None
-        )
-        if quality:
-            grounder.settings = grounder.settings.with_quality()
-    else:
-        grounder = load(model, device or None, method=method or None)
+    grounder = _load(model, method, proposals, quality, device or None)
     if extra and "elc" not in getattr(grounder, "tasks", ()):
-        raise QueryError(f"{model} takes no box: --box is for the tasks reg and elc of a LLaVA-ST")
+        raise QueryError(f"{grounder.name} takes no box: --box is for the tasks reg and elc of a LLaVA-ST")
     state = grounder.encode(opened)
     between = given if isinstance(given, Span) else None
     predictions = grounder.ground_many(state, sentences, task or None, between, span_reader or None, **extra)
@@ -101,6 +94,24 @@ def ground(
         _pictures(opened, predictions, out, plot, sheet)
     if any(p.failure for p in predictions):
         raise SystemExit(1)
+
+
+def _load(model: str, method: str, proposals: str, quality: bool, device: str | None) -> Any:
+    """The grounder of the options. Models that only ground zero-shot need no --method."""
+    from tubelet.grounder import default_model, grounds_zero_shot, load
+
+    if method == "zero-shot" or (not method and model and grounds_zero_shot(model)):
+        from tubelet.zeroshot.grounder import load_zero_shot
+
+        grounder = load_zero_shot(model or default_model("zero-shot"), proposals or "motion", device=device)
+        if quality:
+            grounder.settings = grounder.settings.with_quality()
+        return grounder
+    if proposals or quality:
+        raise QueryError(
+            f"{'--proposals' if proposals else '--quality'} is for attention over proposals: add --method zero-shot"
+        )
+    return load(model or None, device, method=method or None)
 
 
 def _check_pictures(

@@ -56,7 +56,7 @@ def load_mllm(
         dtype: "float32", "bfloat16", "float16" or a torch dtype; default: bfloat16 on a GPU, float32 on the CPU.
         max_frame_tokens: at most so many visual tokens per frame (LLaVA: coarser pooling; Qwen: smaller frames);
             None: as many as the checkpoint has.
-        layout: "trained", as a folder's tubelet.json says (pico-base: frame times between the frames; folders
+        layout: "trained", as a folder's tubelet.json says (for example frame times between the frames; folders
             without one: stock), or "stock", as transformers' processor lays prompts out.
 
     Raises ModelError that says what was looked for, or why this model cannot be read.

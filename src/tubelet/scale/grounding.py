@@ -19,7 +19,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,7 @@ class BatchSettings:
         skip_bad_lines: leave out lines that are no pairs and repeated ids, counted, instead of stopping there.
     """
 
-    model: str = "spacevllm-pico"
+    model: str = ""
     method: str = ""
     device: str = ""
     dtype: str = ""
@@ -123,7 +123,10 @@ def ground_pairs(
     a job of other pairs, model or settings; ModelError for a model or an engine that is not there, before any worker
     starts; OutputError where nothing can be written (the job can be resumed).
     """
+    from tubelet.grounder import default_model
+
     settings = settings or BatchSettings()
+    settings = replace(settings, model=settings.model or default_model(settings.method))
     source, folder = Path(pairs), Path(out)
     engine = _engine(settings.engine)
     base = folder_of(settings.videos) if settings.videos else source.parent

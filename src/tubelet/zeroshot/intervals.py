@@ -3,8 +3,8 @@
 window     published: from the best frame, the better neighbour again and again until k + 1 frames are in; it stops
            where both neighbours are equal
 top_k      the hull of the k best frames
-adaptive   ours, no k: the run of frames with the largest sum above a threshold that splits the scores best (Otsu), if
-           the order of the scores says something about time; else all of the track's visible time
+adaptive   ours, no k: the run of frames with the largest sum above a threshold that splits the scores' logarithms best
+           (Otsu), if their order says something about time; else all of the track's visible time
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from tubelet.errors import QueryError
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 
-SIGNIFICANT = 0.01
+SIGNIFICANT = 0.05
 """So rarely may shuffled scores have as strong a run; chosen on the toy world's validation scenes."""
 _SHUFFLES = 499
+_LOWEST = 1e-4  # of the highest score: scores below it count as equally low
 
 
 def interval(
@@ -61,14 +62,22 @@ def window(scores: FloatArray, k: int) -> tuple[int, int]:
 def adaptive(scores: FloatArray, visible: BoolArray | None = None) -> tuple[int, int]:
     """The best run of the visible frames where `p_of_run` is at most SIGNIFICANT, else first to last visible frame.
 
-    Frames in which the track is not seen count neither for nor against: a run may bridge them. Nothing visible: all.
+    Both are of the logarithms: attention is shared out by a softmax, so that one frame of an event can take most of it,
+    and scores differ by factors. Frames in which the track is not seen count neither for nor against: a run may bridge
+    them. Nothing visible: all.
     """
     seen = np.arange(len(scores)) if visible is None else np.flatnonzero(visible)
     if not len(seen):
         return 0, len(scores) - 1
-    values = scores[seen]
+    values = logarithms(scores[seen])
     first, last = (0, len(seen) - 1) if p_of_run(values) > SIGNIFICANT else best_run(values)
     return int(seen[first]), int(seen[last])
+
+
+def logarithms(scores: FloatArray) -> FloatArray:
+    """log(score / highest score), at least log(_LOWEST); zeros where no score is above 0."""
+    highest = scores.max()
+    return np.log(np.maximum(scores / highest, _LOWEST)) if highest > 0 else np.zeros_like(scores)
 
 
 def best_run(scores: FloatArray) -> tuple[int, int]:
