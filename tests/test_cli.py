@@ -221,7 +221,213 @@ def test_options_of_attention_over_proposals(run, clip: Path, tmp_path: Path) ->
     assert run(*words, "--quality", "--json", tuned).code == 0
     told = [json.loads(path.read_text())[0] for path in (plain, tuned)]
     assert [t["provenance"]["model"] for t in told] == ["pico-base"] * 2
-    assert told[0]["confidence"] != told[1]["confidence"]
+    assert [t["provenance"]["consistency"] is None for t in told] == [True, False]  # of the reversed video
+
+
+# --- the zero-shot route -----------------------------------------------------------------------------
+
+ZERO_SHOT_OPTIONS = (
+    ("--proposals", "motion"),
+    ("--proposals-file", "tracks.json"),
+    ("--phrase", "person"),
+    ("--quality",),
+    ("--preset", "paper"),
+    ("--set", "k=3"),
+    ("--provider-set", "fps=4"),
+    ("--cache", "kept"),
+    ("--split", "model"),
+    ("--endpoint", "http://127.0.0.1:9/v1", "--endpoint-model", "m"),
+    ("--max-frame-tokens", "36"),
+)
+
+
+@pytest.mark.parametrize("option", ZERO_SHOT_OPTIONS, ids=lambda option: option[0])
+def test_an_option_of_the_zero_shot_route_is_never_ignored(run, clip: Path, option: tuple[str, ...]) -> None:
+    one_sentence(run("ground", clip, "the red circle", *option), option[0], "add --method zero-shot")
+
+
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
+    """What `load_zero_shot` is called with; nothing is loaded."""
+    import inspect
+
+    from tubelet.errors import ModelError
+    from tubelet.zeroshot import grounder
+
+    calls: list[dict[str, object]] = []
+    parameters = inspect.signature(grounder.load_zero_shot)
+
+    def load_zero_shot(*args: object, **more: object) -> None:
+        bound = parameters.bind(*args, **more)
+        bound.apply_defaults()
+        calls.append({**bound.arguments, **bound.arguments["proposal_settings"]})
+        raise ModelError("no model today")
+
+    monkeypatch.setattr(grounder, "load_zero_shot", load_zero_shot)
+    return calls
+
+
+def test_every_option_of_the_zero_shot_route_arrives(run, clip: Path, loaded, tmp_path: Path) -> None:
+    from tubelet.endpoint import Endpoint
+    from tubelet.grounder import find_model
+
+    base = find_model("pico-base")  # stands for any model that is there
+    words = (
+        "ground", clip, "the red circle", "--method", "zero-shot", "--model", base, "--proposals", "owlv2",
+        "--phrase", "person", "--phrase", "red ball", "--quality", "--preset", "published", "--device", "cpu",
+        "--dtype", "bfloat16", "--set", "k=3", "--set", "layers=[-4, -1]", "--set", "assemble=false",
+        "--provider-set", f"model={base}", "--provider-set", "threshold=0.2", "--provider-set", "fps=4",
+        "--cache", tmp_path / "kept", "--endpoint", "http://127.0.0.1:9/v1", "--endpoint-model", "splitter",
+        "--max-frame-tokens", 36,
+    )  # fmt: skip
+    one_sentence(run(*words), "no model today")
+    (call,) = loaded
+    assert call["model"] == str(base) and call["proposals"] == "owlv2"
+    assert call["phrases"] == ["person", "red ball"] and call["threshold"] == 0.2 and call["fps"] == 4
+    assert call["proposal_model"] == str(base) and call["preset"] == "published"
+    # what --set says goes before what --quality switches on
+    assert call["settings"] == {
+        "spatial": True, "temporal": True, "assemble": False, "k": 3, "layers": [-4, -1],
+    }  # fmt: skip
+    assert (call["device"], call["dtype"], call["max_frame_tokens"]) == ("cpu", "bfloat16", 36)
+    assert call["cache"] == str(tmp_path / "kept")
+    assert call["split"] == Endpoint("http://127.0.0.1:9/v1", "splitter")
+    one_sentence(run("ground", clip, "x", "--method", "zero-shot", "--split", "model"), "no model today")
+    assert (
+        loaded[1]["split"] == "model" and loaded[1]["settings"] == {} and loaded[1]["proposals"] == "motion"
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--set", "kk=3"), ("no field kk", "token_offset")),
+        (("--set", "token=loud"), ("token is one of",)),
+        (("--set", "k"), ("key=value",)),
+        (("--preset", "best"), ("presets are tubelet",)),
+        (("--provider-set", "kk=3"), ("no field kk", "short_side")),
+        (("--provider-set", "phrases=[dog]"), ("--phrase",)),
+        (("--provider-set", "device=cpu"), ("--device",)),
+        (("--provider-set", "fps=fast"), ("fps of a provider",)),
+        (("--provider-set", "settings=1"), ("no field settings",)),
+        (("--proposals", "files"), ("--proposals-file",)),
+        (("--proposals", "world-truth"), ("world-truth",)),
+        (("--proposals", "motion", "--proposals-file", "t.json"), ("t.json", "motion")),
+        (("--endpoint", "http://127.0.0.1:9/v1"), ("--endpoint-model",)),
+        (("--endpoint-model", "m"), ("--endpoint URL",)),
+        (("--endpoint", "127.0.0.1:9", "--endpoint-model", "m"), ("http://",)),
+        (("--split", "model", "--endpoint", "http://x/v1", "--endpoint-model", "m"), ("not by both",)),
+        (("--split", "guess"), ("guess", "--endpoint")),
+        (("--dtype", "int8"), ("int8", "bfloat16")),
+    ],
+    ids=lambda value: " ".join(value),
+)
+def test_options_of_the_zero_shot_route_that_make_no_sense(
+    run, clip: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    from tubelet.mllm import loading
+
+    def network(*args: object) -> None:
+        raise AssertionError("weights were read")
+
+    monkeypatch.setattr(loading, "_network", network)
+    one_sentence(run("ground", clip, "the red circle", "--method", "zero-shot", *options), *words)
+
+
+def test_proposals_out_of_files_and_choices_that_win(run, clip: Path, tmp_path: Path) -> None:
+    """Our own tracks, and MOT text; what answers is said on stderr; a choice goes before the model's folder."""
+    from tubelet.proposals import propose_tracks, save_tracks
+
+    tracks = propose_tracks("motion", clip)
+    save_tracks(tracks, tmp_path / f"{clip.stem}.json")
+    size = tracks.grid
+    lines = [
+        f"{size.frame_index[k] + 1},{n + 1},{1 + x0 * size.width},{1 + y0 * size.height},"
+        f"{(x1 - x0) * size.width},{(y1 - y0) * size.height}"
+        for n, track in enumerate(list(tracks)[:2])
+        for k, (x0, y0, x1, y1) in enumerate(track.boxes_xyxy.tolist())
+        if track.visible[k]
+    ]
+    (tmp_path / "mot.txt").write_text("\n".join(lines))
+    words = ("ground", clip, "the red circle", "--method", "zero-shot", "--json", tmp_path / "a.json")
+
+    def asked(*more: object) -> tuple[Result, dict[str, object]]:
+        result = run(*words, *more)
+        assert result.code == 0, result.err
+        return result, json.loads((tmp_path / "a.json").read_text())[0]
+
+    plain, by_motion = asked()
+    assert plain.err == f"pico-base, zero-shot, {len(tracks)} motion proposals\n"
+    kept, of_file = asked("--proposals-file", tmp_path / "{stem}.json")
+    assert kept.err == f"pico-base, zero-shot, {len(tracks)} files proposals\n"
+    assert (of_file["provenance"]["proposals"], of_file["provenance"]["n_proposals"]) == (
+        "files",
+        len(tracks),
+    )
+    assert len(of_file["tubes"]) == 1 and by_motion["tubes"]
+    two, _ = asked("--proposals", "files", "--proposals-file", tmp_path / "mot.txt")
+    assert two.err.startswith("pico-base, zero-shot, 2 files proposals")
+    _, three = asked("--set", "frames=3", "--set", "token=mean")
+    assert len(three["grid"]["frame_index"]) == 3 < len(by_motion["grid"]["frame_index"])
+    assert three["provenance"]["token"] != by_motion["provenance"]["token"]
+
+
+def test_strange_footage_zero_shot_gets_advice_that_helps(run, tmp_path: Path) -> None:
+    from tubelet.video import write_video
+
+    noise = np.random.default_rng(0).integers(0, 255, (20, 90, 160, 3), dtype=np.uint8)
+    path = write_video(tmp_path / "noise.mp4", list(noise), 10)
+    result = run("ground", path, "a man who sits down", "--method", "zero-shot")
+    assert "toy world" in result.err and "SpaceVLLM" not in result.err
+    assert "--model Qwen/Qwen2.5-VL-7B-Instruct --proposals grounding-dino-sam2" in result.err
+    assert result.err.startswith("pico-base, zero-shot, ")
+
+
+def test_the_study_runs_what_was_chosen(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a choice is the default; what was not chosen follows the model's folder."""
+    from tubelet.zeroshot import study as module
+    from tubelet.zeroshot.settings import QUESTION, ZeroShotSettings
+    from tubelet.zeroshot.study import Study
+
+    seen: list[ZeroShotSettings] = []
+
+    def study(grounder, *args: object) -> Study:
+        seen.append(grounder.settings)
+        return Study({"mean": {}}, 2, {"mean": 0}, {})
+
+    monkeypatch.setattr(module, "study", study)
+    words = ("study", "zero-shot", "--out", tmp_path / "study", "--n", 2)
+    for more in (
+        (),
+        ("--token", "relative", "--question", QUESTION, "--epsilon", "1e-4"),
+        ("--preset", "published"),
+        ("--preset", "published", "--token", "relative", "--layers", "-4,-1", "--rate", "0"),
+    ):
+        result = run(*words, *more)
+        assert result.code == 0, result.err
+    of_folder, chosen, published, mixed = seen
+    assert of_folder.token == "raw" and of_folder.question != QUESTION and of_folder.layers == (3, 4)
+    assert (chosen.token, chosen.question, chosen.epsilon) == ("relative", QUESTION, 1e-4)
+    assert chosen.layers == of_folder.layers and chosen.general == of_folder.general
+    assert (published.token, published.layers, published.question) == ("fixed", (-26, -6), of_folder.question)
+    assert (mixed.token, mixed.layers, mixed.rate, mixed.interval) == ("relative", (-4, -1), 0.0, "window")
+    assert not any(s.spatial or s.temporal or s.assemble for s in seen)
+    one_sentence(run(*words, "--layers", "four"), "FIRST,LAST")
+
+
+def test_eval_zero_shot(run, tmp_path: Path) -> None:
+    """Its options belong to the run: other ones do not go on with its answers."""
+    words = ("eval", "world", "--n", 2, "--seed", 5, "--out", tmp_path / "run", "--method", "zero-shot")
+    result = run(*words, "--set", "frames=4")
+    assert result.code == 0, result.err
+    assert "pico-base" in result.out and json.loads((tmp_path / "run/metrics.json").read_text())["n"] == 2
+    header = json.loads((tmp_path / "run/predictions.jsonl").read_text().splitlines()[0])["run"]
+    assert header["model"] == "pico-base, zero-shot" and header["sampling"]["zero_shot"]["frames"] == 4
+    one_sentence(run(*words, "--set", "frames=4", "--quality"), "another run")
+    one_sentence(
+        run("eval", "world", "--out", tmp_path / "x", "--quality"), "--quality", "--method zero-shot"
+    )
+    assert not (tmp_path / "x").exists()
 
 
 def test_hub_id_while_offline(clip: Path) -> None:

@@ -3,10 +3,12 @@
     endpoint = Endpoint("http://localhost:8000/v1", "some-model", attempts=5)
     text = ask_endpoint(endpoint, "Split this ...", schema)    # ValueError with one sentence for whatever goes wrong
 
-Over HTTP with a time limit. A server that is busy (429, 500, 502, 503, 504), silent or gone is asked again up to
-`attempts` times in all: after the seconds of its Retry-After, else after 1, 2, 4, ... s (`pause_s`), never longer than
-`longest_pause_s`. A server that does not know schemas (400, 422) is asked once more without. The key is read from an
-environment variable and never written anywhere.
+Over HTTP with a time limit for a whole request, however slowly the server writes. A server that is busy (429, 500, 502,
+503, 504), silent or gone is asked again up to `attempts` times in all: after the seconds of its Retry-After, else after
+1, 2, 4, ... s (`pause_s`), never longer than `longest_pause_s`. A server that refuses a request (400, 422) is asked
+again without what it names of temperature, max_tokens (then as max_completion_tokens) and the schema; where it names
+none, without the schema, then without the others. What helped is remembered as long as the `Endpoint` lives. The key is
+read from an environment variable and never written anywhere.
 
 `kept_answer` and `keep_answer` are a folder of small JSON files, each under the hash of what was asked.
 """
@@ -17,12 +19,14 @@ import hashlib
 import http.client
 import json
 import os
+import socket
+import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -32,7 +36,14 @@ from tubelet.errors import OutputError, QueryError
 
 _MOST_BYTES = 1 << 20  # of an endpoint's answer
 _BUSY = (429, 500, 502, 503, 504)
-_NO_SCHEMAS = (400, 422)  # servers without schemas say so with one of these
+_REFUSED = (400, 422)  # servers that do not take a field say so with one of these
+_LEFT_OUT = (
+    "response_format",
+    "temperature",
+    "max_tokens",
+    "max_completion_tokens",
+)  # fields that an answer can miss
+_MOST_SAID_BYTES = 1 << 16  # of what a server says with an error
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +51,9 @@ class Endpoint:
     """An OpenAI-compatible server (vLLM, llama.cpp, Ollama, a provider).
 
     url: up to and with the version ("http://localhost:8000/v1"). model: its name there. key_variable: the environment
-    variable that holds the key, if it needs one. timeout_s: per request. attempts: requests for one answer while the
-    server is busy or away. pause_s: before the second, doubled each time. longest_pause_s: also for Retry-After.
+    variable that holds the key, if it needs one. timeout_s: for a whole request. attempts: requests for one answer
+    while the server is busy or away. pause_s: before the second, doubled each time. longest_pause_s: also for
+    Retry-After.
     """
 
     url: str
@@ -51,6 +63,8 @@ class Endpoint:
     attempts: int = 1
     pause_s: float = 1.0
     longest_pause_s: float = 60.0
+    refused: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
+    """Fields of a request that this server was found not to take."""
 
     def __post_init__(self) -> None:
         if not self.url.startswith(("http://", "https://")):
@@ -72,6 +86,14 @@ class _Again(ValueError):
         super().__init__(reason)
 
 
+class _Status(ValueError):
+    """An HTTP status that is no success. said: what came with it."""
+
+    def __init__(self, code: int, said: str, wait_s: float | None) -> None:
+        self.code, self.said, self.wait_s = code, said, wait_s
+        super().__init__(f"it answered with HTTP status {code}")
+
+
 def ask_endpoint(
     endpoint: Endpoint,
     text: str,
@@ -86,26 +108,18 @@ def ask_endpoint(
         "temperature": 0,
         "max_tokens": max_tokens,
     }
-    wanted = {
+    body["response_format"] = {
         "type": "json_schema",
         "json_schema": {"name": name, "strict": True, "schema": dict(schema)},
     }
     pause_s = endpoint.pause_s
     for left in range(endpoint.attempts - 1, -1, -1):
         try:
-            try:
-                answer = _post(endpoint, body | {"response_format": wanted} if wanted else body)
-            except urllib.error.HTTPError as error:
-                if error.code not in _NO_SCHEMAS or not wanted:
-                    raise
-                wanted = {}
-                answer = _post(endpoint, body)
-            return _content(answer)
-        except urllib.error.HTTPError as error:
-            reason = f"it answered with HTTP status {error.code}"
+            return _content(_post_what_it_takes(endpoint, body))
+        except _Status as error:
             if error.code not in _BUSY or not left:
-                raise ValueError(reason) from error
-            wait_s = _retry_after_s(error.headers.get("Retry-After"))
+                raise
+            wait_s = error.wait_s
         except _Again as error:
             if not left:
                 raise
@@ -113,6 +127,37 @@ def ask_endpoint(
         time.sleep(min(pause_s if wait_s is None else wait_s, endpoint.longest_pause_s))
         pause_s *= 2
     raise ValueError("it was not asked")  # attempts is at least 1
+
+
+def _post_what_it_takes(endpoint: Endpoint, body: Mapping[str, Any]) -> bytes:
+    """The answer to the request, or to what is left of it without the fields that the server refuses."""
+    refused = set(endpoint.refused)
+    while True:
+        try:
+            answer = _post(endpoint, _without(body, refused))
+        except _Status as error:
+            more = _refused_next(error.said, refused) if error.code in _REFUSED else set()
+            if not more:
+                raise
+            refused |= more
+            continue
+        endpoint.refused.update(refused)  # a request that is refused for itself (too long) teaches nothing
+        return answer
+
+
+def _without(body: Mapping[str, Any], refused: set[str]) -> dict[str, Any]:
+    made = {key: value for key, value in body.items() if key not in refused}
+    if "max_tokens" in refused and "max_completion_tokens" not in refused:
+        made["max_completion_tokens"] = body["max_tokens"]
+    return made
+
+
+def _refused_next(said: str, refused: set[str]) -> set[str]:
+    """What to leave out after a refusal: what it names, else the schema, else the rest; empty: nothing is left."""
+    sent = set(_LEFT_OUT) - refused - ({"max_completion_tokens"} if "max_tokens" not in refused else set())
+    # a server that wants max_completion_tokens names it while it refuses max_tokens
+    named = {name for name in sent if name in said}
+    return named or sent & {"response_format"} or sent
 
 
 def _content(answer: bytes) -> str:
@@ -125,26 +170,101 @@ def _content(answer: bytes) -> str:
     return content
 
 
-def _post(endpoint: Endpoint, body: dict[str, Any]) -> bytes:
+def _post(endpoint: Endpoint, body: Mapping[str, Any]) -> bytes:
     headers = {"Content-Type": "application/json"}
     if key := os.environ.get(endpoint.key_variable):
         headers["Authorization"] = f"Bearer {key}"
     address = f"{endpoint.url.rstrip('/')}/chat/completions"
+    with _deadline(endpoint.timeout_s) as limit:
+        try:
+            request = urllib.request.Request(address, json.dumps(body).encode(), headers)
+            opener = urllib.request.build_opener(_Http(limit), _Https(limit))
+            try:
+                with opener.open(request, timeout=endpoint.timeout_s) as response:
+                    answer: bytes = response.read(_MOST_BYTES)
+            except urllib.error.HTTPError as error:
+                with error:
+                    said = error.read(_MOST_SAID_BYTES).decode("utf-8", "replace")
+                    wait_s = _retry_after_s(error.headers.get("Retry-After"))
+                raise _Status(error.code, said, wait_s) from error
+        except (OSError, http.client.HTTPException, UnicodeError) as error:
+            reason = error.reason if isinstance(error, urllib.error.URLError) else error
+            if limit.over or isinstance(reason, TimeoutError):
+                raise _Again(f"no answer within {endpoint.timeout_s:g} s") from error
+            if isinstance(error, urllib.error.URLError):
+                raise _Again(f"it cannot be reached: {reason}") from error
+            raise _Again(f"the connection broke: {type(error).__name__}") from error
+        if limit.over:  # an answer without a length ends where it was cut
+            raise _Again(f"no answer within {endpoint.timeout_s:g} s")
+    return answer
+
+
+class _Limit:
+    """Cuts the connection of a request when its time is over: time limits of sockets are for each read alone."""
+
+    def __init__(self) -> None:
+        self.over = False
+        self._sockets: list[socket.socket] = []
+        self._lock = threading.Lock()
+
+    def watch(self, connected: socket.socket) -> None:
+        with self._lock:
+            self._sockets.append(connected)
+        if self.over:
+            self.cut()
+
+    def cut(self) -> None:
+        self.over = True
+        with self._lock:
+            for connected in self._sockets:
+                with suppress(OSError):  # closed by now
+                    socket.socket.shutdown(connected, socket.SHUT_RDWR)  # of the socket below TLS, too
+
+    def connection(self, kind: Any) -> Any:
+        """A class of http.client whose connections are watched."""
+
+        def make(*args: Any, **more: Any) -> Any:
+            made = kind(*args, **more)
+            connect = made.connect
+
+            def watched() -> None:
+                connect()
+                self.watch(made.sock)
+
+            made.connect = watched
+            return made
+
+        return make
+
+
+@contextmanager
+def _deadline(seconds: float) -> Iterator[_Limit]:
+    limit = _Limit()
+    timer = threading.Timer(seconds, limit.cut)
+    timer.daemon = True
+    timer.start()
     try:
-        request = urllib.request.Request(address, json.dumps(body).encode(), headers)
-        with urllib.request.urlopen(request, timeout=endpoint.timeout_s) as response:
-            answer: bytes = response.read(_MOST_BYTES)
-            return answer
-    except urllib.error.HTTPError:
-        raise
-    except TimeoutError as error:
-        raise _Again(f"no answer within {endpoint.timeout_s:g} s") from error
-    except urllib.error.URLError as error:
-        if isinstance(error.reason, TimeoutError):
-            raise _Again(f"no answer within {endpoint.timeout_s:g} s") from error
-        raise _Again(f"it cannot be reached: {error.reason}") from error
-    except (OSError, http.client.HTTPException, UnicodeError) as error:
-        raise _Again(f"the connection broke: {type(error).__name__}") from error
+        yield limit
+    finally:
+        timer.cancel()
+
+
+class _Http(urllib.request.HTTPHandler):
+    def __init__(self, limit: _Limit) -> None:
+        super().__init__()
+        self._limit = limit
+
+    def do_open(self, http_class: Any, req: Any, **more: Any) -> Any:
+        return super().do_open(self._limit.connection(http_class), req, **more)
+
+
+class _Https(urllib.request.HTTPSHandler):
+    def __init__(self, limit: _Limit) -> None:
+        super().__init__()
+        self._limit = limit
+
+    def do_open(self, http_class: Any, req: Any, **more: Any) -> Any:
+        return super().do_open(self._limit.connection(http_class), req, **more)
 
 
 def _retry_after_s(value: str | None) -> float | None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL, DEFAULT_ZERO_SHOT = "spacevllm-pico", "pico-base"
 _KINDS = {"tubelet_spacevllm": "SpaceVLLM", "tubelet_llava_st": "LLaVA-ST"}
-_ZERO_SHOT = ("llava_next_video", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl")
+_ZERO_SHOT = ("llava_next_video", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "internvl")
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 
 

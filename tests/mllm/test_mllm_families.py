@@ -252,7 +252,7 @@ def test_answers_are_those_of_generate(family: str, pair_of: Callable[..., Any])
     assert mllm.write(QUESTION, 6) == mllm.tokenizer.decode(text, skip_special_tokens=True).strip()
 
 
-@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe"])
 def test_wide_and_odd_clips(family: str, pair_of: Callable[..., Any]) -> None:
     """Frames keep their shape; one frame, and frames that do not divide into steps, are read."""
     mllm = pair_of(family).mllm

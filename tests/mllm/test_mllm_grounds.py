@@ -18,6 +18,7 @@ from tubelet.errors import ModelError
 from tubelet.mllm.loading import load_mllm
 from tubelet.proposals import Track, Tracks
 from tubelet.zeroshot.grounder import ZeroShotGrounder
+from tubelet.zeroshot.reattention import yes_no_ids
 from tubelet.zeroshot.scoring import track_scores
 from tubelet.zeroshot.settings import PRESETS, ZeroShotSettings
 
@@ -32,7 +33,7 @@ def loaded(pair_of: Callable[..., Any]) -> Callable[[str], ZeroShotGrounder]:
     def load(family: str) -> ZeroShotGrounder:
         if family not in made:
             # a LLaVA-OneVision can also become a SpaceVLLM: it is told what it is loaded for
-            method = "zero-shot" if family == "llava_onevision" else None
+            method = "zero-shot" if family in ("llava_onevision", "qwen3_vl_moe") else None
             made[family] = tubelet.load(pair_of(family).folder, device="cpu", method=method)
         found: ZeroShotGrounder = made[family]
         assert isinstance(found, ZeroShotGrounder) and found.settings == ZeroShotSettings()
@@ -75,7 +76,13 @@ def test_the_track_that_eager_maps_choose(
     scores = track_scores(relative[token], state.weights)
     assert prediction.provenance["track"] == int(scores.argmax())
     assert prediction.provenance["token"] == token - len(relative)
-    assert prediction.confidence == pytest.approx(scores.max() / scores.sum(), rel=1e-4)
+    assert prediction.tube.score == pytest.approx(scores.max() / scores.sum(), rel=1e-4)
+    yes, no = yes_no_ids(grounder.mllm.tokenizer, "variants")
+    inputs = stock_inputs(pair.mllm.processor, family, video, asked[0])
+    with torch.no_grad():
+        logits = pair.stock(**inputs).logits[0, -1].double()
+    chances = logits[[*yes, *no]].softmax(0)
+    assert prediction.confidence == pytest.approx(float(chances[: len(yes)].sum()), abs=1e-4)
 
 
 @every_family
@@ -95,7 +102,7 @@ def test_every_preset_answers(family: str, name: str, loaded: Callable[[str], Ze
         assert prediction.provenance["token"] == offset
     plain = replace(tuned.settings, spatial=False, temporal=False, assemble=False)
     untuned = ZeroShotGrounder(grounder.mllm, settings=plain).ground(state, SENTENCE)
-    assert untuned.confidence != prediction.confidence  # tuning did something
+    assert untuned.tube.score != prediction.tube.score  # tuning did something
 
 
 def test_a_template_without_video_is_named(pair_of: Callable[..., Any], tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from collections.abc import Callable
@@ -18,6 +19,8 @@ from tubelet.errors import ModelError, QueryError
 from tubelet.grounder import find_model
 from tubelet.mllm.loading import FAMILIES, load_mllm
 from tubelet.mllm.parts import RowSpec
+from tubelet.zeroshot.reattention import tune
+from tubelet.zeroshot.settings import ZeroShotSettings
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +46,8 @@ def test_every_family_is_listed_and_loads_as_its_own(pair_of: Callable[..., Any]
         assert (loaded.capabilities.model_type, loaded.capabilities.family) == (kind, family.name)
         assert loaded.capabilities.softmax_layers == (0, 1, 2)
     timed = {kind: pair_of(kind).mllm.capabilities.timestamps for kind in FAMILIES}
-    assert {kind for kind, what in timed.items() if what != "none"} == {"qwen3_vl", "internvl"}
+    told = {kind for kind, what in timed.items() if what != "none"}
+    assert told == {"qwen3_vl", "qwen3_vl_moe", "internvl"}
     assert (
         "<0.2 seconds>"
         in pair_of("qwen3_vl")
@@ -68,21 +72,33 @@ def test_fewer_tokens_per_frame(pair_of: Callable[..., Any]) -> None:
         load_mllm(pair_of("internvl").folder, device="cpu", max_frame_tokens=9)
 
 
-def test_half_precision(pair_of: Callable[..., Any]) -> None:
-    full, half = pair_of("qwen2_vl").mllm, load_mllm(pair_of("qwen2_vl").folder, "cpu", "bfloat16")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_half_precision(family: str, pair_of: Callable[..., Any]) -> None:
+    """bf16 beside fp32: rows of packed questions, and a tuning step that raises what it is meant to raise."""
+    full, half = pair_of(family).mllm, load_mllm(pair_of(family).folder, "cpu", "bfloat16")
     assert half.dtype == torch.bfloat16
-    rows = []
+    rows, deltas = [], []
     for mllm in (full, half):
-        visual = mllm.encode(clip_for("qwen2_vl"))
-        delta = torch.zeros(visual.grid.n_tokens, 32, requires_grad=True)
-        reading = mllm.ask(mllm.prefix(visual, delta), [mllm.prompt(visual, "what is it?")], rows=RowSpec())[
-            0
-        ]
-        assert reading.rows.dtype == reading.logits.dtype == torch.float32
-        reading.logits[3].backward()
-        assert delta.grad is not None and delta.grad.dtype == torch.float32 and float(delta.grad.norm()) > 0
-        rows.append(reading.rows.detach())
+        visual = mllm.encode(clip_for(family))
+        assert visual.tokens.dtype == mllm.dtype
+        prompts = [mllm.prompt(visual, text) for text in ("please describe this video", "what is it?")]
+
+        def gaps_of(delta: torch.Tensor, mllm: Any = mllm, visual: Any = visual, asked: Any = prompts) -> Any:
+            readings = mllm.ask(mllm.prefix(visual, delta), asked, token_ids=(20, 40))
+            return torch.stack([reading.logits[0] - reading.logits[1] for reading in readings])
+
+        start = torch.zeros(visual.grid.n_tokens, mllm.capabilities.hidden_size)
+        before = gaps_of(start)
+        reading = mllm.ask(mllm.prefix(visual), prompts, rows=RowSpec())[1]
+        assert reading.rows.dtype == reading.logits.dtype == before.dtype == torch.float32
+        prompt = tune(gaps_of, start, ZeroShotSettings(epochs=1, rate=1.0))
+        assert prompt.dtype == torch.float32 and torch.isfinite(prompt).all() and float(prompt.norm()) > 0
+        after = gaps_of(prompt * (0.5 / prompt.norm()))  # a step that is short for any gradient
+        assert float((after[1] - after[0]) - (before[1] - before[0])) > 0
+        rows.append(reading.rows)
+        deltas.append(prompt.flatten())
     assert torch.allclose(rows[0], rows[1], atol=0.02) and not torch.equal(rows[0], rows[1])
+    assert float(torch.cosine_similarity(*deltas, dim=0)) > 0.9  # the same direction, rounded
 
 
 def test_questions_that_cannot_be_asked(pico: Any) -> None:
@@ -120,6 +136,33 @@ def test_out_of_memory_says_what_to_lower(pico: Any, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(pico, "_lm", full)
     with pytest.raises(ModelError, match="fewer frames or lower max_frame_tokens"):
         pico.prefix(visual)
+
+
+def test_out_of_memory_while_writing_is_said(pico: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: Any, **kwargs: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    prefix = pico.prefix(pico.encode(clip(2)))
+    monkeypatch.setattr(pico, "_lm", full)
+    for about in (None, prefix):
+        with pytest.raises(ModelError, match=r"not enough memory .*write an answer: write a shorter text"):
+            pico.write("what is it?", 4, about)
+
+
+def test_a_text_longer_than_the_model_reads(pair_of: Callable[..., Any]) -> None:
+    """Text alone, too; and an answer ends where the model reads no further."""
+    mllm = pair_of("qwen2_vl").mllm
+    with pytest.raises(QueryError, match=r"this text has \d+ tokens, .* reads 2048: write a shorter one"):
+        mllm.write("who " * 3000, 2)
+    writer, short = mllm._writer, copy.copy(mllm)
+    used = len(writer.tokens(writer.render("what is it?", with_video=False)))
+    short.capabilities = replace(mllm.capabilities, max_tokens=used + 2)
+    short._stop_tokens = set
+    steps: list[int] = []
+    forward = short._forward
+    short._forward = lambda *args, **more: steps.append(1) or forward(*args, **more)
+    short.write("what is it?", 50)
+    assert len(steps) == 3  # the prompt, and the two words that there is room for
 
 
 def _config(folder: Path, **changes: Any) -> Path:
@@ -188,6 +231,36 @@ def test_a_language_model_with_linear_attention_is_refused(
     hybrid = LlavaOnevisionConfig(**config)
     AutoModelForImageTextToText.from_config(hybrid).save_pretrained(folder)
     with pytest.raises(ModelError, match=r"lfm2 language model in which layers 0, 2 are conv"):
+        load_mllm(folder, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "what"),
+    [
+        ("gemma2", {"attn_logit_softcapping": 50.0, "head_dim": 8}, "capped attention scores"),
+        ("gpt_oss", {"num_local_experts": 2, "num_experts_per_tok": 1, "head_dim": 8}, "attention sinks"),
+    ],
+)
+def test_attention_that_cannot_be_read_is_refused_when_it_is_loaded(
+    kind: str, more: dict[str, Any], what: str, pair_of: Callable[..., Any], tmp_path: Path
+) -> None:
+    from transformers import AutoModelForImageTextToText, LlavaOnevisionConfig
+
+    folder = Path(shutil.copytree(pair_of("llava_onevision").folder, tmp_path / kind))
+    config = LlavaOnevisionConfig.from_pretrained(folder).to_dict()
+    shape = {key: config["text_config"][key] for key in ("vocab_size", "hidden_size", "intermediate_size")}
+    config["text_config"] = {
+        "model_type": kind,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "layer_types": ["full_attention"] * 2,
+        **shape,
+        **more,
+    }
+    made = AutoModelForImageTextToText.from_config(LlavaOnevisionConfig(**config))
+    made.save_pretrained(folder)
+    with pytest.raises(ModelError, match=f"{kind} language model with {what}.* plain softmax attention"):
         load_mllm(folder, device="cpu")
 
 

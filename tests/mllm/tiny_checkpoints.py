@@ -15,7 +15,15 @@ import torch
 
 from tubelet.frames import Clip, FrameGrid
 
-FAMILIES = ("llava_onevision", "llava_next_video", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl")
+FAMILIES = (
+    "llava_onevision",
+    "llava_next_video",
+    "qwen2_vl",
+    "qwen2_5_vl",
+    "qwen3_vl",
+    "qwen3_vl_moe",
+    "internvl",
+)
 SQUARE = {"llava_onevision": 56, "llava_next_video": 48, "internvl": 32}  # pixels of a frame's side
 
 _SENTENCES = [
@@ -53,6 +61,7 @@ TEMPLATES = {
     "qwen2_vl": _SYSTEM + _CHATML.replace("VIDEO", _QWEN_VIDEO),
     "qwen2_5_vl": _SYSTEM + _CHATML.replace("VIDEO", _QWEN_VIDEO),
     "qwen3_vl": _CHATML.replace("VIDEO", _QWEN_VIDEO),
+    "qwen3_vl_moe": _CHATML.replace("VIDEO", _QWEN_VIDEO),
     "internvl": _CHATML.replace("VIDEO", "<video>\\n"),
 }
 ROLE_TEXT = {
@@ -250,8 +259,13 @@ def _qwen(family: str) -> tuple[Any, Any]:
         vision |= {"hidden_size": 16, "intermediate_size": 24, "out_hidden_size": 32}
         vision |= {"num_position_embeddings": 64, "deepstack_visual_indexes": [0, 1], "depth": 3}
         text |= {"head_dim": 8, "rope_parameters": {**rope, "mrope_interleaved": True}}
-        config = hf.Qwen3VLConfig(vision_config=vision, text_config=text, **tokens)
-        model = hf.Qwen3VLForConditionalGeneration(config)
+        if family == "qwen3_vl_moe":
+            text |= {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+            config = hf.Qwen3VLMoeConfig(vision_config=vision, text_config=text, **tokens)
+            model = hf.Qwen3VLMoeForConditionalGeneration(config)
+        else:
+            config = hf.Qwen3VLConfig(vision_config=vision, text_config=text, **tokens)
+            model = hf.Qwen3VLForConditionalGeneration(config)
         pixels["size"] = {"shortest_edge": 512, "longest_edge": 9000}
         kind, video = hf.Qwen3VLProcessor, hf.Qwen3VLVideoProcessor(**pixels)
     image = hf.Qwen2VLImageProcessor(size={"shortest_edge": 256, "longest_edge": 2048}, patch_size=4)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,11 @@ import numpy as np
 import pytest
 from tiny_detectors import write_grounding_dino, write_owlv2, write_sam2, write_sam3
 
+import tubelet.grounder as grounder_module
+import tubelet.proposals as proposals_module
 from tubelet.errors import ModelError, QueryError
 from tubelet.frames import Clip, FrameGrid
-from tubelet.proposals import Tracks, propose_tracks
+from tubelet.proposals import Tracks, propose_tracks, unload
 from tubelet.proposals import hub as hub_module
 from tubelet.proposals.grounding_dino_sam2 import phrase_of
 from tubelet.proposals.rle import box_of, decode
@@ -84,7 +88,10 @@ def test_owlv2_loads_and_finds(folders: Callable[[str], str], clip: Clip) -> Non
 
 def test_grounding_dino_and_sam2_load_and_follow(folders: Callable[[str], str], clip: Clip) -> None:
     tracks = dino_sam2(folders, clip, min_seen=1)
-    assert tracks.notes == () and len(tracks.grid) == FRAMES
+    assert tracks.n_failed == 0 and len(tracks.grid) == FRAMES
+    (note,) = tracks.notes  # the tiny detector finds more than max_objects = 3
+    assert "detections on 2 frames were not followed, as 3 things were already: raise max_objects" in note
+    assert dino_sam2(folders, clip, max_objects=40).notes == ()
     assert any(len(t.rows) > 4 for t in tracks)  # carried from one window of 3 frames to the next
     assert {t.label for t in tracks} <= {"red circle", "dog"}
     check_masks(tracks)
@@ -174,6 +181,7 @@ def test_a_frame_that_crashes_is_noted_and_the_rest_is_found(
         "owlv2", clip, "dog", model=folders("owlv2"), threshold=0.0, min_iou=0.1, min_seen=1
     )
     assert len(found) > 0 and "1 of 7 frames" in found.notes[0] and "bad frame" in found.notes[0]
+    assert found.n_failed == 1
     monkeypatch.setattr(part.model, "forward", lambda *a, **k: (_ for _ in ()).throw(RuntimeError("always")))
     with pytest.raises(ModelError, match="failed on 7 of 7"):
         propose_tracks("owlv2", clip, "dog", model=folders("owlv2"))
@@ -186,7 +194,99 @@ def test_results_are_cached_by_what_they_depend_on(
         propose_tracks("owlv2", clip, "dog", model=folders("owlv2"), cache=tmp_path, **settings)
         return len(list(tmp_path.glob("*.json")))
 
-    assert [made(), made(), made(every=2), made(device="cpu")] == [1, 1, 2, 2]
+    assert [made(device="cpu"), made(device="cpu"), made(every=2, device="cpu")] == [1, 1, 2]
+
+
+def copy_of(folder: str, to: Path) -> Path:
+    return Path(shutil.copytree(folder, to))
+
+
+@pytest.mark.parametrize("changed", ["tokenizer.json", "preprocessor_config.json", "model.safetensors"])
+def test_a_model_that_changes_in_any_file_is_asked_again(
+    folders: Callable[[str], str], clip: Clip, tmp_path: Path, changed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = copy_of(folders("owlv2"), tmp_path / "model")
+    if not (folder / changed).is_file():
+        changed = "processor_config.json"
+    before = hub_module.fingerprint(str(folder))
+    assert before == hub_module.fingerprint(str(folder))
+    monkeypatch.setattr(hub_module, "_WHOLE_BYTES", 1000)  # weights count by pieces
+    monkeypatch.setattr(hub_module, "_PIECE_BYTES", 64)
+    by_pieces = hub_module.fingerprint(str(folder))
+    data = bytearray((folder / changed).read_bytes())
+    data[-1] ^= 1  # one bit of the last byte: the size stays
+    (folder / changed).write_bytes(data)
+    assert hub_module.fingerprint(str(folder)) != by_pieces
+    monkeypatch.undo()
+    assert hub_module.fingerprint(str(folder)) != before
+
+
+def test_the_key_of_the_cache_holds_models_device_dtype_and_size(
+    folders: Callable[[str], str], clip: Clip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    folder = copy_of(folders("owlv2"), tmp_path / "snapshot")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *args, **kwargs: str(folder))
+    keys: list[dict[str, Any]] = []
+
+    def kept(where: Path, key: dict[str, Any], make: Callable[[], Tracks]) -> Tracks:
+        keys.append(json.loads(json.dumps(key)))
+        return Tracks(key_clip.grid)
+
+    monkeypatch.setattr(proposals_module, "cached", kept)
+    key_clip = clip
+
+    def ask(**changes: Any) -> dict[str, Any]:
+        propose_tracks(
+            "owlv2", key_clip, "dog", model="org/owl", cache=tmp_path, source_hash="file-1", **changes
+        )
+        return keys[-1]
+
+    first = ask(device="cpu")
+    assert first["models"]["device"] == "cpu" and first["models"]["dtype"] == "float32"
+    # another revision of the same hub id
+    (folder / "config.json").write_text((folder / "config.json").read_text() + " ")
+    second = ask(device="cpu")
+    assert second["models"]["model"] != first["models"]["model"]
+    # a GPU computes in another dtype
+    monkeypatch.setattr(grounder_module, "checked_device", lambda device: device or "cuda:1")
+    assert ask()["models"] == second["models"] | {"device": "cuda", "dtype": "bfloat16"}
+    # the same frames of the same video, in a smaller size
+    key_clip = Clip(np.ascontiguousarray(clip.pixels[:, ::2, ::2]), clip.grid)
+    smaller = ask(device="cpu")
+    assert smaller["grid"] == second["grid"] and smaller["pixels"] == [24, 32] != second["pixels"]
+
+
+def test_tracks_with_failed_frames_are_not_kept(
+    folders: Callable[[str], str], clip: Clip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = hub_module.load(folders("owlv2"), ("Owlv2Processor", "Owlv2ForObjectDetection"), ("owlv2",), None)
+    calls: list[int] = []
+    forward = part.model.forward
+
+    def broken_once(*args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 2:
+            raise RuntimeError("bad frame")
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(part.model, "forward", broken_once)
+    how: dict[str, Any] = {"model": folders("owlv2"), "threshold": 0.0, "min_iou": 0.1, "cache": tmp_path}
+    failed = propose_tracks("owlv2", clip, "dog", **how)
+    assert failed.n_failed == 1 and list(tmp_path.iterdir()) == []
+    again = propose_tracks("owlv2", clip, "dog", **how)
+    assert again.n_failed == 0 and again.notes == () and len(calls) == 2 * FRAMES
+    propose_tracks("owlv2", clip, "dog", **how)
+    assert len(calls) == 2 * FRAMES and len(list(tmp_path.iterdir())) == 1
+
+
+def test_unload_gives_detectors_back(folders: Callable[[str], str]) -> None:
+    classes = ("Owlv2Processor", "Owlv2ForObjectDetection")
+    held = weakref.ref(hub_module.load(folders("owlv2"), classes, ("owlv2",), None).model)
+    assert held() is not None and hub_module.load(folders("owlv2"), classes, ("owlv2",), None).model is held()
+    unload()
+    assert held() is None
 
 
 def test_errors_say_what_to_do(

@@ -128,6 +128,13 @@ def test_any_number_of_tracks_is_kept(count: int, tmp_path: Path) -> None:
     assert sorted(p.name for p in (tmp_path / "sub").iterdir()) == ["t.json"]  # nothing half-written
 
 
+@pytest.mark.parametrize("x", [0.0, 0.4999998, 0.5, 1 - 1e-7])
+def test_the_thinnest_box_can_be_read_again(x: float, tmp_path: Path) -> None:
+    thin = Track(0, np.array([[x, 0.2, x + 1e-7, 0.6]]), np.ones(1, dtype=bool))
+    back = load_tracks(save_tracks(Tracks(grid_of(1), (thin,)), tmp_path / "t.json"))
+    np.testing.assert_allclose(back[0].boxes_xyxy, thin.boxes_xyxy, atol=1.1e-6)
+
+
 def test_tracks_of_another_video_are_refused(tmp_path: Path) -> None:
     path = save_tracks(Tracks(grid_of(3), (moving(3),), video_hash="clip-1"), tmp_path / "t.json")
     load_tracks(path, "clip-1")
@@ -169,14 +176,10 @@ def test_missing_and_unwritable_files(tmp_path: Path) -> None:
 
 def test_boxes_are_interpolated_between_key_frames() -> None:
     sparse, dense = grid_of(3, step=10), grid_of(21)
-    mask = encode(np.ones((2, 2), dtype=bool))
-    track = Tracks(sparse, (moving(3, masks=(mask,) * 3, box_scores=np.array([0.2, 0.4, 0.6])),)).on_grid(
-        dense
-    )[0]
+    track = Tracks(sparse, (moving(3, box_scores=np.array([0.2, 0.4, 0.6])),)).on_grid(dense)[0]
     assert track.visible.all()
     np.testing.assert_allclose(track.boxes_xyxy[5], [0.2, 0.2, 0.4, 0.6])
     np.testing.assert_allclose(track.box_scores[5], 0.3)  # type: ignore[index]
-    assert [row for row, m in enumerate(track.masks or ()) if m is not None] == [0, 10, 20]
     gone = replace(moving(3), visible=np.array([True, False, True]))
     seen = Tracks(sparse, (gone,)).on_grid(dense)[0]
     assert seen.rows.tolist() == [
@@ -194,6 +197,39 @@ def test_boxes_are_interpolated_between_key_frames() -> None:
     ]  # up to half way, where one side shows it
     with pytest.raises(DataError, match="one video"):
         Tracks(sparse, (moving(3),)).on_grid(replace(dense, width=7))
+
+
+def test_masks_are_those_of_the_nearest_frame() -> None:
+    sparse, dense = grid_of(3, step=10), grid_of(21)
+    masks = tuple(encode(np.arange(4).reshape(2, 2) == k) for k in range(3))
+    wide = moving(3, masks=masks).boxes_xyxy.copy()
+    wide[:, 2] = wide[:, 0] + 0.4
+    slow = replace(moving(3, masks=masks), boxes_xyxy=wide)
+    moved = Tracks(sparse, (slow,), notes=("before",)).on_grid(dense)
+    assert moved.notes == ("before",) and moved[0].masks is not None
+    nearest = [0] * 6 + [1] * 10 + [2] * 5  # the earlier one half way between
+    assert [masks.index(m) for m in moved[0].masks if m is not None] == nearest
+    # what moves by more than half of itself within half a step has no mask there, and that is said
+    narrow = slow.boxes_xyxy.copy()
+    narrow[:, 2] = narrow[:, 0] + 0.1
+    fast = Tracks(sparse, (replace(slow, boxes_xyxy=narrow),)).on_grid(dense)
+    assert fast[0].visible.all() and fast[0].masks is not None
+    # it moves by 0.02 a frame: IoU with itself k frames away (0.1 - 0.02 k) / (0.1 + 0.02 k), 3/7 for k = 2
+    assert [row for row, m in enumerate(fast[0].masks) if m is not None] == [0, 1, 9, 10, 11, 19, 20]
+    assert "no mask for 14 of the 21 boxes" in fast.notes[0]
+    between = FrameGrid(np.array([5, 15]), np.array([0.5, 1.5]), sparse.fps, sparse.duration_s, 100, 50)
+    none_left = Tracks(sparse, (replace(slow, boxes_xyxy=narrow),)).on_grid(between)
+    assert none_left[0].masks == (None, None) and "no mask for 2 of the 2 boxes" in none_left.notes[0]
+    again = fast.on_grid(sparse)  # the note is of the frames that the tracks are on
+    assert again.notes == () and again[0].masks is not None and None not in again[0].masks
+    boxes_only = Tracks(sparse, (moving(3),)).on_grid(dense)
+    assert boxes_only.notes == () and boxes_only[0].masks is None
+    # before the first and behind the last frame its mask holds for half a step, as its box does
+    around = grid_of(41)
+    inner = FrameGrid(sparse.frame_index + 10, sparse.times_s + 1, sparse.fps, around.duration_s, 100, 50)
+    held = Tracks(inner, (slow,)).on_grid(around)[0]
+    assert held.rows[[0, -1]].tolist() == [5, 35] and held.masks is not None
+    assert held.masks[5] == masks[0] and held.masks[35] == masks[2] and held.masks[4] is None
 
 
 def test_short_gaps_are_filled_and_long_ones_are_not() -> None:
@@ -253,8 +289,8 @@ def test_crossing_things_keep_their_names() -> None:
         a, b = 0.05 + 0.04 * row, 0.81 - 0.04 * row
         boxes = [(a, 0.3), (b, 0.42)]
         detections[row] = [Detection(np.array([x, y, x + 0.15, y + 0.2]), 0.9, "dog") for x, y in boxes]
-    tracks, cut = associate(detections, grid)
-    assert cut == 0 and len(tracks) == 2
+    tracks, notes, cut = associate(detections, grid)
+    assert cut == 0 and notes == [] and len(tracks) == 2
     for track in tracks:
         steps = np.diff(track.boxes_xyxy[:, 0])
         assert track.visible.all() and (np.sign(steps) == np.sign(steps[0])).all()
@@ -266,18 +302,23 @@ def test_association_bridges_gaps_keeps_labels_apart_and_counts_cuts() -> None:
     found = {row: [Detection(box, 0.8, "dog")] for row in (0, 5, 20, 25)}
     found[10] = [Detection(box, 0.9, "cat"), Detection(box, 0.3, "cat")]
     found[15] = [Detection(box, 0.9, "cat"), Detection(box + np.array([0, 0.7, 0, 0.7]), 0.5, "low")]
-    tracks, cut = associate(found, grid, max_gap_s=2.0, min_seen=1)
+    tracks, _, cut = associate(found, grid, max_gap_s=2.0, min_seen=1)
     rows = {t.label: t.rows.tolist() for t in tracks}
     assert rows == {"dog": list(range(26)), "cat": list(range(10, 16)), "low": [15]}
     assert cut == 1
-    apart, _ = associate(found, grid, max_gap_s=1.0)
+    apart, _, _ = associate(found, grid, max_gap_s=1.0)
     assert sorted(t.rows.tolist()[0] for t in apart if t.label == "dog") == [0, 20]
-    assert associate({}, grid) == ([], 0)
+    assert associate({}, grid) == ([], [], 0)
     many = {
         r: [Detection(np.array([k / 600, 0, k / 600 + 0.001, 1]), 0.5, "x") for k in range(500)]
         for r in (0, 1)
     }
     assert len(associate(many, grid, max_tracks=1000)[0]) == 500
+    fewer, notes, _ = associate(many, grid, max_tracks=60)
+    assert len(fewer) == 60 and "500 tracks were found and the best 60 kept" in notes[0]
+    # what is over before min_seen frames were looked at counts when there are no more
+    assert len(associate({0: found[0]}, grid, min_seen=3)[0]) == 1
+    assert associate({0: found[0], 20: [], 25: []}, grid, min_seen=3, max_gap_s=1.0)[0] == []
 
 
 def test_failures_are_noted_then_refused() -> None:

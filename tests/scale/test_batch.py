@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -267,6 +268,69 @@ def test_aside_is_tried_again_when_asked(in_process: None, world: Path, tmp_path
     assert ground_pairs(pairs, out, resume=True).failed == 1  # set aside stays set aside
     assert ground_pairs(pairs, out, resume=True, retry_aside=True).ok
     assert read(out)[0]["prediction"]["failure"] is None
+
+
+def test_the_zero_shot_method_takes_its_options(in_process: None, world: Path, tmp_path: Path) -> None:
+    """Tracks of a file per video, tuning, choices: as the same grounder answers alone, and a job of its own."""
+    from tubelet.proposals import propose_tracks, save_tracks
+    from tubelet.zeroshot.grounder import load_zero_shot
+
+    pairs = write_pairs(world / "zero-shot.jsonl", *asked("0.mp4", "1.mp4")[:3])
+    for name in "01":
+        save_tracks(propose_tracks("motion", world / f"{name}.mp4"), tmp_path / "tracks" / f"{name}.json")
+    settings = BatchSettings(
+        method="zero-shot",
+        proposals_file=str(tmp_path / "tracks" / "{stem}.json"),
+        quality=True,
+        zero_shot={"assemble": False, "layers": [-2, -1], "frames": 6},
+    )
+    result = ground_pairs(pairs, tmp_path / "out", settings)
+    assert result.ok and result.answered == 3
+    alone = load_zero_shot(
+        "pico-base",
+        "files",
+        {"spatial": True, "temporal": True, "layers": (-2, -1), "frames": 6},
+        path=str(tmp_path / "tracks" / "{stem}.json"),
+    )
+    for line, pair in zip(read(tmp_path / "out"), asked("0.mp4", "1.mp4")[:3], strict=True):
+        got = Prediction.from_dict(line["prediction"])
+        one = alone.ground(world / pair["video"], pair["sentence"])
+        assert equal(without_timings(got), without_timings(one))
+        assert got.provenance["proposals"] == "files" and got.provenance["model"] == "pico-base"
+    card = json.loads((tmp_path / "out/job.json").read_text())["settings"]
+    assert card["zero_shot"]["layers"] == [-2, -1] and card["quality"] is True
+    again = ground_pairs(pairs, tmp_path / "out", replace(settings, cache=str(tmp_path / "c")), resume=True)
+    assert again.answered == 3  # where tracks are kept decides nothing
+    for other in (
+        replace(settings, quality=False),
+        replace(settings, zero_shot={**settings.zero_shot, "k": 3}),
+        replace(settings, proposals_file="", proposals="motion"),
+        replace(settings, preset="paper"),
+    ):
+        with pytest.raises(DataError, match="holds another job"):
+            ground_pairs(pairs, tmp_path / "out", other, resume=True)
+
+
+def test_jobs_of_a_version_that_knew_less_go_on(in_process: None, world: Path, tmp_path: Path) -> None:
+    pairs = write_pairs(world / "older.jsonl", *asked("0.mp4")[:1])
+    ground_pairs(pairs, tmp_path / "out")
+    with grounding.open_ledger(tmp_path / "out" / grounding.LEDGER) as ledger:
+        before = json.loads(ledger.meta("identity") or "")
+        for name in ("proposals", "phrases", "quality", "zero_shot", "max_frame_tokens"):
+            before.pop(name)
+        ledger.set_meta("identity", json.dumps(before))
+    assert ground_pairs(pairs, tmp_path / "out", resume=True).ok
+
+
+def test_workers_share_a_cache_of_tracks(in_process: None, world: Path, tmp_path: Path) -> None:
+    pairs = write_pairs(world / "cached.jsonl", *asked("0.mp4", "1.mp4")[:4])
+    settings = BatchSettings(method="zero-shot", cache=str(tmp_path / "kept"), provider={"fps": 4})
+    assert ground_pairs(pairs, tmp_path / "out", settings).ok
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "kept" / "tracks").iterdir()}
+    assert len(kept) == 2  # one per video
+    assert ground_pairs(pairs, tmp_path / "again", replace(settings, workers=2)).ok
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "kept" / "tracks").iterdir()} == kept
+    assert read(tmp_path / "out") == read(tmp_path / "again")
 
 
 def test_progress_in_words() -> None:

@@ -160,6 +160,19 @@ def test_what_is_wrong_is_said_before_any_worker_starts(
     one_sentence(batch("--task", "qa"), "task is one of")
     one_sentence(batch("--videos", tmp_path / "nowhere"), "no folder", "--videos")
     one_sentence(batch("--set", "wokers=2"), "no field wokers")
+    for options, named in (
+        (("--quality",), "quality"),
+        (("--phrase", "dog"), "phrases"),
+        (("--set", "zero_shot.k=3"), "zero_shot"),
+        (("--provider-set", "fps=4"), "provider"),
+    ):
+        one_sentence(batch(*options), named, "add the method zero-shot")
+    zero_shot = ("--method", "zero-shot")
+    one_sentence(batch(*zero_shot, "--set", "zero_shot.kk=3"), "no field kk")
+    one_sentence(batch(*zero_shot, "--proposals", "guessing"), "guessing", "motion")
+    one_sentence(batch(*zero_shot, "--provider-set", "fsp=4"), "no field fsp")
+    one_sentence(batch(*zero_shot, "--preset", "best"), "presets are")
+    one_sentence(batch(*zero_shot, "--proposals", "files"), "--proposals-file")
     (tmp_path / "file").write_text("")
     one_sentence(batch(out=tmp_path / "file" / "out"), "cannot make the folder")
     one_sentence(batch(out=tmp_path / "file"), "cannot make the folder")
@@ -243,3 +256,13 @@ def test_flags_yaml_and_settings_are_the_same_fields(
     batch("--config", config, "--set", "order=input", "--workers", 2)
     card = json.loads((tmp_path / "out/job.json").read_text())["settings"]
     assert (card["workers"], card["task"], card["order"]) == (2, "tvg", "input")
+
+    config.write_text(
+        "method: zero-shot\nphrases: [dog]\npreset: paper\nprovider: {fps: 2, low: 5}\nzero_shot: {k: 3, token: raw}\n"
+    )
+    more = ("--set", "zero_shot.k=4", "--provider-set", "fps=3", "--phrase", "cat", "--phrase", "red ball")
+    batch("--config", config, *more, "--quality", "--max-frame-tokens", 9, out=tmp_path / "zero-shot")
+    card = json.loads((tmp_path / "zero-shot/job.json").read_text())["settings"]
+    assert card["zero_shot"] == {"k": 4, "token": "raw"} and card["provider"] == {"fps": 3, "low": 5}
+    assert card["phrases"] == ["cat", "red ball"] and card["preset"] == "paper" and card["quality"] is True
+    assert card["max_frame_tokens"] == 9 and card["model"] == "pico-base"

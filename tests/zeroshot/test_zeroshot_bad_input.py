@@ -152,16 +152,34 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+BREAKS = [
+    RuntimeError("CUDA error: an illegal memory access was encountered"),
+    IndexError("index 4 is out of bounds"),
+    ValueError("operands could not be broadcast together"),
+    KeyError("attention_mask"),
+    TypeError("unsupported operand"),
+    ZeroDivisionError("division by zero"),
+    AttributeError("'NoneType' object has no attribute 'shape'"),
+    AssertionError("never so"),
+    OSError(5, "Input/output error"),
+]
+
+
+@pytest.mark.parametrize("error", BREAKS, ids=lambda error: type(error).__name__)
 def test_failing_queries_stop_no_run_and_stay_in_the_mean(
-    pico: ZeroShotGrounder, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    error: Exception,
+    pico: ZeroShotGrounder,
+    pictures: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Proposals of another picture, a query the model cannot be asked, memory that runs out on a query."""
+    """Proposals of another picture, a query the model cannot be asked, and whatever nobody foresaw."""
     grounder = ZeroShotGrounder(pico.mllm, "files", SMALL, path=str(pictures / "proposals/{stem}.json"))
     choose = module.choose
 
     def sometimes(mllm: Any, visual: Any, prefix: Any, weights: Any, text: str, *rest: Any) -> Any:
         if text == "red":
-            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+            raise error
         return choose(mllm, visual, prefix, weights, text, *rest)
 
     monkeypatch.setattr(module, "choose", sometimes)
@@ -173,10 +191,79 @@ def test_failing_queries_stop_no_run_and_stay_in_the_mean(
     failed = {name: reason for name, reason in lines.items() if reason}
     assert set(failed) == {"mdetr-1", "mdetr-2", "mdetr-3", "mdetr-5"}
     assert "another video" in failed["mdetr-2"] and "another video" in failed["mdetr-3"]
-    assert "illegal memory access" in failed["mdetr-5"]
+    for word in (type(error).__name__, str(error), "this is a bug", "report it"):
+        assert word in failed["mdetr-5"]
     assert (part.n, part.n_failed) == (6, 4)
     accuracy: Any = part.metrics["ACC@0.5"]
     assert accuracy.n == 6 and accuracy.mean == pytest.approx(2 / 6)  # one proposal each: the right one
+
+
+def test_the_other_sentences_are_answered(pico: ZeroShotGrounder, monkeypatch: pytest.MonkeyPatch) -> None:
+    clip = clip_of(3)
+    state = pico.encode(clip, tracks=tracks_on(clip, 2))
+    choose = module.choose
+
+    def sometimes(mllm: Any, visual: Any, prefix: Any, weights: Any, text: str, *rest: Any) -> Any:
+        if text == "second":
+            raise IndexError("index 4 is out of bounds")
+        if text == "third":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return choose(mllm, visual, prefix, weights, text, *rest)
+
+    monkeypatch.setattr(module, "choose", sometimes)
+    first, second, third, fourth = pico.ground_many(state, ["first", "second", "third", "fourth"])
+    assert first.found and fourth.found
+    assert "answering this sentence stopped with IndexError: index 4" in (second.failure or "")
+    assert "not enough memory" in (third.failure or "") and "fewer frames" in (third.failure or "")
+    assert "bug" not in (third.failure or "")
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit, GeneratorExit])
+def test_who_stops_a_run_stops_it(
+    stop: type[BaseException], pico: ZeroShotGrounder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip = clip_of(3)
+    state = pico.encode(clip, tracks=tracks_on(clip, 2))
+
+    def stopped(*args: Any, **more: Any) -> Any:
+        raise stop
+
+    monkeypatch.setattr(module, "choose", stopped)
+    with pytest.raises(stop):
+        pico.ground(state, "the red circle")
+
+
+def test_what_breaks_while_a_video_is_read_is_named(
+    pico: ZeroShotGrounder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As an error of tubelet's own, so that a run goes on with the next video."""
+
+    def broken(*args: Any, **more: Any) -> Any:
+        raise IndexError("index 4 is out of bounds")
+
+    monkeypatch.setattr(pico.mllm, "prefix", broken)
+    with pytest.raises(ModelError, match=r"reading this video stopped with IndexError.* report it"):
+        pico.encode(clip_of(3))
+
+
+def test_no_memory_to_split_a_sentence_is_a_note(
+    pico: ZeroShotGrounder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model itself splits, and memory ends there: rules split, and the sentence is answered."""
+    clip = clip_of(3)
+    grounder = ZeroShotGrounder(pico.mllm, settings=TUNED, splitter=make_splitter("model", pico.mllm))
+    state = grounder.encode(clip, tracks=tracks_on(clip, 2))
+    lm = pico.mllm._lm
+
+    def full(*args: Any, **more: Any) -> Any:
+        if "visual" not in more and more.get("past_key_values") is None:  # text alone
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return lm(*args, **more)
+
+    monkeypatch.setattr(pico.mllm, "_lm", full)
+    for prediction in grounder.ground_many(state, ["the man in red sits down", "the woman stands up"]):
+        assert prediction.found and prediction.provenance["sub_queries"]["by"] == "rules"
+        assert any("not enough memory" in note and "split by rules" in note for note in prediction.notes)
 
 
 def test_no_proposals_fail_and_count(pico: ZeroShotGrounder) -> None:

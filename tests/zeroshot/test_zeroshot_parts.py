@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tubelet.errors import ModelError, QueryError
-from tubelet.zeroshot.decompose import by_model, by_rules, question_of
+from tubelet.zeroshot.decompose import INSTRUCTION, by_model, by_rules, question_of
 from tubelet.zeroshot.intervals import SIGNIFICANT, adaptive, best_run, interval, otsu, p_of_run
 from tubelet.zeroshot.maps import assemble, choose_token, consistency, epsilon_for, relative
 from tubelet.zeroshot.reattention import gap, objective, tune, yes_no_ids
@@ -295,8 +295,8 @@ def test_when_scores_say_something_about_time() -> None:
         ("the woman who holds a cup", "the woman", "the woman holds a cup"),
         ("a white dog on the left of the sofa", "a white dog on the left of the sofa", None),
         ("which red ball rolls away?", "the red ball", "the ball rolls away"),
-        ("what does the child push?", None, "the child push"),
-        ("who opens the door?", None, "something opens the door"),
+        ("what does the child push?", "an object that the child pushes", "an object that the child pushes"),
+        ("who opens the door?", "a person who opens the door", "a person opens the door"),
         (
             "the woman in a green dress beside the glass door",
             "the woman in a green dress beside the glass door",
@@ -334,9 +334,93 @@ def test_a_model_is_asked_once_more_and_then_the_rules_decide() -> None:
 
     parts = by_model("the red circle spins", prose, "helper")
     assert len(asked) == 2 and asked[0].rstrip().endswith("the red circle spins")
+    assert asked[1].startswith(asked[0]) and "no text under 'attribute'" in asked[1][len(asked[0]) :]
     assert parts.source == "rules" and "helper gave no usable parts" in parts.note
     other = json.dumps({"attribute": "quux", "action": ""})
     assert "not made of words" in by_model("the red circle", lambda _: other, "helper").note
+
+
+def test_a_request_without_an_answer_is_repeated_as_it_was() -> None:
+    asked: list[str] = []
+
+    def silent(text: str) -> str:
+        asked.append(text)
+        raise ValueError("nobody there")
+
+    assert "nobody there" in by_model("the red circle spins", silent, "helper").note
+    assert len(asked) == 2 and asked[0] == asked[1]
+
+
+@pytest.mark.parametrize(
+    ("sentence", "attribute", "action"),
+    [
+        ("who feeds the goat by the fence?", "", "a person feeds the goat by the fence"),
+        ("who is near the goat?", "a person near the goat", None),
+        ("what does the girl kick?", "", "an object that the girl kicks"),
+        ("who is near the goat?", "someone", ""),
+        ("the man is seated at the desk", "the man", "the man sits at the desk"),
+        ("a boy carried the two boxes", "a boy", "a boy carries two boxes"),
+        ("the children fought", "the children", "the child fights"),
+        ("穿红衣服的男人站起来然后坐下", "穿红衣服的男人", "男人站起来然后坐下"),
+    ],
+)
+def test_good_answers_are_kept(sentence: str, attribute: str | None, action: str | None) -> None:
+    reply = json.dumps({"attribute": attribute, "action": action})
+    parts = by_model(sentence, lambda _: reply, "helper")
+    assert parts.source == "helper" and parts.note == ""
+    assert not attribute or parts.attribute == attribute
+    assert not action or parts.action == action
+
+
+@pytest.mark.parametrize(
+    ("sentence", "part"),
+    [
+        ("the goat runs", "a person"),  # stands for nothing in a statement
+        ("who feeds the goat?", "a person juggles knives"),
+        ("the man is seated at the desk", "the woman dances slowly"),
+        ("穿红衣服的男人站起来", "一只白色小狗"),
+    ],
+)
+def test_words_from_elsewhere_are_not(sentence: str, part: str) -> None:
+    reply = json.dumps({"attribute": part, "action": ""})
+    assert "not made of words" in by_model(sentence, lambda _: reply, "helper").note
+
+
+def test_the_last_usable_object_of_an_answer_counts() -> None:
+    good = '{"attribute": "the red circle", "action": "the circle spins"}'
+    draft = '{"attribute": "the red", "action": ""}'
+    for answer in (
+        f"<think>perhaps {draft}, or {{no}}</think>\n{good}",
+        f"{draft}\nOn second thoughts:\n```json\n{good}\n```",
+        f'{good} {{"attribute": "a zebra", "action": "it eats"}} {{broken',
+        f'{{"answer": {good}}}',
+    ):
+        parts = by_model("the red circle spins", lambda _, answer=answer: answer, "helper")
+        assert (parts.attribute, parts.action, parts.source) == (
+            "the red circle",
+            "the circle spins",
+            "helper",
+        )
+    for answer, said in ((f"<think>perhaps {draft}", "before its thoughts do"), ("{" * 9000, "broken JSON")):
+        assert said in by_model("the red circle spins", lambda _, answer=answer: answer, "helper").note
+
+
+def test_the_examples_of_the_instruction_speak_of_the_target() -> None:
+    """Every example passes the check of answers, and of a question it describes what is asked for, not the asker."""
+    lines = INSTRUCTION.splitlines()
+    pairs = [(lines[k], lines[k + 1]) for k, line in enumerate(lines[:-1]) if line.startswith("Sentence: ")]
+    questions = 0
+    for line, answer in pairs:
+        sentence = line.removeprefix("Sentence: ")
+        parts = by_model(sentence, lambda _, answer=answer: answer, "helper")
+        assert parts.source == "helper" and not parts.note
+        said = json.loads(answer)
+        if sentence.startswith(("what", "who")):
+            questions += 1
+            target = "an object" if sentence.startswith("what") else "a person"
+            assert all(not part or part.startswith(target) for part in said.values())
+            assert all(part.startswith(target) for part in (parts.attribute, parts.action) if part)
+    assert questions >= 3
 
 
 def test_presets_and_mistakes() -> None:

@@ -283,8 +283,8 @@ def test_splits_of_a_study_are_different_scenes(grounder: ZeroShotGrounder) -> N
 def test_parts_are_read_without_tuning(grounder: ZeroShotGrounder, monkeypatch: pytest.MonkeyPatch) -> None:
     """The attribute chooses the track and the action its frames; "sub" without tuning reads the whole sentence."""
     read: list[str] = []
-    reader = method.read_map
-    monkeypatch.setattr(method, "read_map", lambda *args: read.append(args[3]) or reader(*args))
+    reader = method._read_question
+    monkeypatch.setattr(method, "_read_question", lambda *args: read.append(args[3]) or reader(*args))
     parts = SubQueries("the red circle", "the circle spins", "test")
     plain = ZeroShotSettings(question="find {text}")
     found = asked(grounder, replace(plain, read="parts"), parts)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tubelet.errors import ModelError, OutputError, QueryError
+from tubelet.zeroshot import splitting
 from tubelet.zeroshot.splitting import SCHEMA, Endpoint, make_splitter
 
 SENTENCE = "the man in red stands up and sits down"
@@ -134,6 +135,41 @@ def test_the_second_answer_counts(serve: Callable[..., Server]) -> None:
     assert parts.attribute == "the man in red" and not parts.note and len(server.bodies) == 2
 
 
+def test_the_second_request_says_what_was_wrong(serve: Callable[..., Server]) -> None:
+    server = serve('{"attribute": "a zebra", "action": ""}', GOOD)
+    make_splitter(Endpoint(server.url, "m"))(SENTENCE)
+    first, second = (body["messages"][0]["content"] for _, body in server.bodies)
+    assert (
+        second.startswith(first) and "'a zebra' is not made of words of the sentence" in second[len(first) :]
+    )
+
+
+def test_a_silent_endpoint_is_left_alone_for_a_while(
+    serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(splitting, "_now_s", lambda: now[0])
+    server = serve("hang", "hang", "hang", "hang", GOOD)
+    split = make_splitter(Endpoint(server.url, "m", timeout_s=0.15))
+    notes = [split(f"the man in red jumps {k} times").note for k in range(6)]
+    assert len(server.bodies) == 3  # two of the first sentence, one of the second
+    assert all("split by rules" in note for note in notes)
+    assert "3 times in a row: not asked for 300 s more" in notes[2]
+    now[0] += 301.0  # after the rest one request decides: silent again
+    assert "4 times in a row" in split(SENTENCE).note and len(server.bodies) == 4
+    now[0] += 301.0
+    assert split(SENTENCE).note == "" and len(server.bodies) == 5
+    assert split("the man in red stands up and sits down again").note == ""
+
+
+def test_only_silence_in_a_row_counts(serve: Callable[..., Server]) -> None:
+    server = serve("hang", "no idea", "hang", "hang", "no idea", GOOD)
+    split = make_splitter(Endpoint(server.url, "m", timeout_s=0.15))
+    for _ in range(3):
+        parts = split(SENTENCE)
+    assert not parts.note and len(server.bodies) == 6
+
+
 def test_nobody_there() -> None:
     parts = make_splitter(Endpoint("http://127.0.0.1:9/v1", "m", timeout_s=2.0))(SENTENCE)
     assert "cannot be reached" in parts.note and parts.source == "rules"
@@ -156,9 +192,10 @@ def test_parts_are_kept_by_sentence_and_model(serve: Callable[..., Server], tmp_
 
 
 def test_words_may_change_their_form(serve: Callable[..., Server]) -> None:
-    reply = json.dumps({"attribute": "the child", "action": "the child pushes something"})
+    reply = json.dumps({"attribute": None, "action": "an object that the child pushes"})
     parts = make_splitter(Endpoint(serve(reply).url, "m"))("what does the child push in the yard?")
-    assert parts.action == "the child pushes something" and not parts.note
+    assert parts.action == "an object that the child pushes" and not parts.note
+    assert parts.attribute == "an object that the child pushes in the yard"  # the question as a statement
 
 
 def test_a_real_model_is_asked_and_its_answer_used_or_noted() -> None:

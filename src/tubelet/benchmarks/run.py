@@ -263,7 +263,7 @@ def read_scores(folder: Path | str) -> dict[str, Any]:
 
 def eval_benchmark(
     name: str,
-    model: str,
+    model: str | Callable[[], Grounder],
     data_folder: Path | str,
     out: Path | str,
     *,
@@ -282,7 +282,8 @@ def eval_benchmark(
 ) -> tuple[RunScores, Problems]:
     """What `tubelet eval` does: load the model, `run_benchmark`, and the broken annotations that were left out.
 
-    shard: "i/n", from "1/n". skip_broken: leave broken annotations out and count them, instead of stopping.
+    model: a name, or a function that loads one its own way. shard: "i/n", from "1/n". skip_broken: leave broken
+    annotations out and count them, instead of stopping.
     """
     from tubelet.grounder import load
 
@@ -290,7 +291,7 @@ def eval_benchmark(
     part = parse_shard(shard)
     problems = Problems()
     scores = run_benchmark(
-        load(model, device, dtype),
+        load(model, device, dtype) if isinstance(model, str) else model(),
         name,
         data_folder,
         out,

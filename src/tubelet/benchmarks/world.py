@@ -88,7 +88,9 @@ def evaluate_world(
     runs += [(untrained, folder / "untrained.jsonl")] if untrained is not None else []
     headers, answered = [], []
     for k, (asked, path) in enumerate(runs):
-        headers.append({"model": asked.name, "revision": getattr(asked, "revision", ""), **settings})
+        told = getattr(asked, "sampling", None)  # of methods whose answers depend on more than their weights
+        own = {"sampling": told} if told else {}
+        headers.append({"model": asked.name, "revision": getattr(asked, "revision", ""), **settings, **own})
 
         def step(finished: int, total: int, before: int = k * len(records)) -> None:
             if progress is not None:

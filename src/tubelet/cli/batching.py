@@ -11,6 +11,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tubelet.cli.zeroshot_options import (
+    Cache,
+    EndpointModel,
+    EndpointUrl,
+    MaxFrameTokens,
+    Phrases,
+    Preset,
+    Proposals,
+    ProposalsFile,
+    ProviderSettings,
+    Quality,
+    Split,
+)
+
 if TYPE_CHECKING:
     from tubelet.scale.job import JobProgress
 
@@ -36,6 +50,17 @@ def batch(
         str | None, typer.Option(help="text, activity or both; default: the model's own.")
     ] = None,
     method: Annotated[str | None, typer.Option(help='"zero-shot": attention over proposals.')] = None,
+    proposals: Proposals = "",
+    proposals_file: ProposalsFile = "",
+    phrase: Phrases = None,
+    quality: Quality = False,
+    preset: Preset = "",
+    provider_settings: ProviderSettings = None,
+    cache: Cache = "",
+    split: Split = "",
+    endpoint: EndpointUrl = "",
+    endpoint_model: EndpointModel = "",
+    max_frame_tokens: MaxFrameTokens = 0,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; default: cuda if there is one.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
     engine: Annotated[str | None, typer.Option(help="local (default) or ray.")] = None,
@@ -80,7 +105,7 @@ def batch(
     ] = False,
 ) -> None:
     """Ground a file of (video, sentence) pairs; killed at any moment, --resume goes on."""
-    from tubelet.config_io import from_dict, to_dict
+    from tubelet.config_io import from_dict, to_dict, with_overrides
     from tubelet.scale.grounding import BatchSettings, ground_pairs, load_batch_settings
     from tubelet.scale.grounding_output import PREDICTIONS
 
@@ -91,7 +116,14 @@ def batch(
         "item_timeout_s": item_timeout_s, "lease_s": lease_s, "skip_bad_lines": skip_bad_lines,
     }  # fmt: skip
     loaded = load_batch_settings(config, settings or [])
-    chosen = from_dict(BatchSettings, to_dict(loaded) | {k: v for k, v in flags.items() if v is not None})
+    of_zero_shot = {
+        "proposals": proposals, "proposals_file": proposals_file, "phrases": phrase, "quality": quality,
+        "preset": preset, "provider": with_overrides(loaded.provider, provider_settings or []), "cache": cache,
+        "split": split, "endpoint": endpoint, "endpoint_model": endpoint_model,
+        "max_frame_tokens": max_frame_tokens,
+    }  # fmt: skip
+    given = {k: v for k, v in flags.items() if v is not None} | {k: v for k, v in of_zero_shot.items() if v}
+    chosen = from_dict(BatchSettings, to_dict(loaded) | given)
     try:
         with _telling() as tell:
             result = ground_pairs(pairs, out, chosen, resume=resume, retry_aside=retry_aside, report=tell)

@@ -8,6 +8,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tubelet.cli.common import make_folder, progress
+from tubelet.cli.zeroshot_options import (
+    Cache,
+    MaxFrameTokens,
+    Method,
+    Phrases,
+    Preset,
+    Proposals,
+    ProposalsFile,
+    ProviderSettings,
+    Quality,
+    Settings,
+    load_grounder,
+    options_of,
+)
 from tubelet.errors import QueryError
 
 if TYPE_CHECKING:
@@ -43,12 +57,31 @@ def evaluate(
     videos: Annotated[Path | None, typer.Option(help="Where the videos are, when not below --data.")] = None,
     skip_broken: Annotated[bool, typer.Option(help="Leave broken annotations out, counted.")] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...; default: cuda if there is one.")] = "",
+    method: Method = "",
+    proposals: Proposals = "",
+    proposals_file: ProposalsFile = "",
+    phrase: Phrases = None,
+    quality: Quality = False,
+    preset: Preset = "",
+    settings: Settings = None,
+    provider_settings: ProviderSettings = None,
+    cache: Cache = "",
+    max_frame_tokens: MaxFrameTokens = 0,
 ) -> None:
     """Score a model; prints a table, writes predictions.jsonl and metrics.json; a second call resumes."""
     from tubelet.datasets import DATASETS
-    from tubelet.grounder import DEFAULT_MODEL, load
+    from tubelet.grounder import default_model
 
-    model = model or DEFAULT_MODEL
+    model = model or default_model(method)
+    options = options_of(
+        proposals, proposals_file, phrase, quality, preset, settings, provider_settings, cache,
+        max_frame_tokens=max_frame_tokens,
+    )  # fmt: skip
+
+    def load() -> Grounder:
+        grounder: Grounder = load_grounder(model, method, options, device)
+        return grounder
+
     if benchmark == "world" and data is None:
         unused: dict[str, object] = {
             "--protocol": protocol,
@@ -63,9 +96,7 @@ def evaluate(
                 f"{', '.join(name for name, value in unused.items() if value)}: not for the toy world, which makes "
                 "its own test videos (--n and --seed say which); leave it out, or give --data"
             )
-        _evaluate_world(
-            load(model, device or None), model, out, n, seed, task or "stvg", span_reader, untrained
-        )
+        _evaluate_world(load(), model, out, n, seed, task or "stvg", span_reader, untrained)
         return
     if benchmark not in DATASETS:
         raise QueryError(f"unknown benchmark {benchmark!r}; there are: {', '.join(sorted(DATASETS))}")
@@ -84,7 +115,7 @@ def evaluate(
 
         scores, problems = eval_benchmark(
             benchmark,
-            model,
+            load,
             data,
             out,
             split=split or None,
@@ -94,7 +125,6 @@ def evaluate(
             span_reader=span_reader or None,
             protocol=protocol or None,
             seed=seed,
-            device=device or None,
             videos=videos,
             skip_broken=skip_broken,
             progress=told,

@@ -10,6 +10,24 @@ from typing import Annotated, Any
 import typer
 
 from tubelet.cli.common import check_kind, check_outputs, make_folder, progress, write_text
+from tubelet.cli.zeroshot_options import (
+    Cache,
+    EndpointModel,
+    EndpointUrl,
+    MaxFrameTokens,
+    Method,
+    Phrases,
+    Preset,
+    Proposals,
+    ProposalsFile,
+    ProviderSettings,
+    Quality,
+    Settings,
+    Split,
+    load_grounder,
+    options_of,
+    what_answered,
+)
 from tubelet.errors import OutputError, QueryError, TubeletError
 
 
@@ -48,16 +66,20 @@ def ground(
     plot: Annotated[Path | None, typer.Option(help="Write a timeline picture (png or svg).")] = None,
     sheet: Annotated[Path | None, typer.Option(help="Write a contact sheet of the sampled frames.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...; default: cuda if there is one.")] = "",
-    method: Annotated[
-        str,
-        typer.Option(help='"zero-shot": attention of a video MLLM over proposals.'),
-    ] = "",
-    proposals: Annotated[
-        str, typer.Option(help="For zero-shot: motion (default), grounding-dino-sam2, sam3, owlv2.")
-    ] = "",
-    quality: Annotated[
-        bool, typer.Option("--quality", help="For zero-shot: tuned prompts and the reversed video.")
-    ] = False,
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16; default: by the device.")] = "",
+    method: Method = "",
+    proposals: Proposals = "",
+    proposals_file: ProposalsFile = "",
+    phrase: Phrases = None,
+    quality: Quality = False,
+    preset: Preset = "",
+    settings: Settings = None,
+    provider_settings: ProviderSettings = None,
+    cache: Cache = "",
+    split: Split = "",
+    endpoint: EndpointUrl = "",
+    endpoint_model: EndpointModel = "",
+    max_frame_tokens: MaxFrameTokens = 0,
 ) -> None:
     """When and where is it? One line per sentence on stdout."""
     from tubelet.tube import Span
@@ -78,12 +100,18 @@ def ground(
             raise QueryError(
                 "the sentence is empty: say what to look for, for example 'the red circle that spins'"
             )
-    grounder = _load(model, method, proposals, quality, device or None)
+    options = options_of(
+        proposals, proposals_file, phrase, quality, preset, settings, provider_settings, cache, split,
+        endpoint, endpoint_model, max_frame_tokens,
+    )  # fmt: skip
+    grounder = load_grounder(model, method, options, device, dtype)
     if extra and "elc" not in getattr(grounder, "tasks", ()):
         raise QueryError(f"{grounder.name} takes no box: --box is for the tasks reg and elc of a LLaVA-ST")
     state = grounder.encode(opened)
     between = given if isinstance(given, Span) else None
     predictions = grounder.ground_many(state, sentences, task or None, between, span_reader or None, **extra)
+    if what := what_answered(grounder, predictions):
+        typer.echo(what, err=True)
     _tell(note for p in predictions for note in p.notes)
     for prediction in predictions:
         typer.echo(describe(prediction))
@@ -94,24 +122,6 @@ def ground(
         _pictures(opened, predictions, out, plot, sheet)
     if any(p.failure for p in predictions):
         raise SystemExit(1)
-
-
-def _load(model: str, method: str, proposals: str, quality: bool, device: str | None) -> Any:
-    """The grounder of the options. Models that only ground zero-shot need no --method."""
-    from tubelet.grounder import default_model, grounds_zero_shot, load
-
-    if method == "zero-shot" or (not method and model and grounds_zero_shot(model)):
-        from tubelet.zeroshot.grounder import load_zero_shot
-
-        grounder = load_zero_shot(model or default_model("zero-shot"), proposals or "motion", device=device)
-        if quality:
-            grounder.settings = grounder.settings.with_quality()
-        return grounder
-    if proposals or quality:
-        raise QueryError(
-            f"{'--proposals' if proposals else '--quality'} is for attention over proposals: add --method zero-shot"
-        )
-    return load(model or None, device, method=method or None)
 
 
 def _check_pictures(

@@ -26,7 +26,9 @@ def score(
     ] = None,
     benchmark: Annotated[
         str,
-        typer.Option(help="Dataset with the truth (`tubelet data list`); doro, llavast and stvg_r1 files can carry theirs."),
+        typer.Option(
+            help="Dataset with the truth (`tubelet data list`); doro, llavast, stvg_r1 files can carry it."
+        ),
     ] = "",
     data: Annotated[
         Path | None, typer.Option(help="Folder of the dataset's files; no videos needed.")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from tubelet.cli.common import make_folder, progress
+from tubelet.errors import QueryError
 
 study_app = typer.Typer(help="What the parts of a method bring.", no_args_is_help=True)
 
@@ -27,14 +27,17 @@ def study_zero_shot(
     split: Annotated[str, typer.Option(help="val (to choose) or test (for numbers).")] = "test",
     preset: Annotated[str, typer.Option(help="Start from tubelet, paper or published.")] = "tubelet",
     layout: Annotated[str, typer.Option(help="Prompts as in the model's training, or stock.")] = "trained",
-    token: Annotated[str, typer.Option(help="raw, relative, fixed or mean; default: the preset's.")] = "",
-    read: Annotated[str, typer.Option(help="whole, sub, mixed or parts; default: the preset's.")] = "",
-    epsilon: Annotated[float, typer.Option(help="Of the division; default: the preset's.")] = 0.0,
-    rate: Annotated[float, typer.Option(help="Of tuning steps; below 0: the preset's.")] = -1.0,
-    layers: Annotated[str, typer.Option(help="FIRST,LAST as a slice, for example -4,-1; default: all.")] = "",
-    question: Annotated[
-        str, typer.Option(help="Wording, with {text} in it; default: the published one.")
+    token: Annotated[
+        str,
+        typer.Option(
+            help="raw, relative, fixed or mean; what is not given follows the model's folder and the preset."
+        ),
     ] = "",
+    read: Annotated[str, typer.Option(help="whole, sub, mixed or parts.")] = "",
+    epsilon: Annotated[float, typer.Option(help="Of the division.")] = 0.0,
+    rate: Annotated[float, typer.Option(help="Of tuning steps; below 0: not given.")] = -1.0,
+    layers: Annotated[str, typer.Option(help="FIRST,LAST as a slice, for example -4,-1.")] = "",
+    question: Annotated[str, typer.Option(help="Wording, with {text} in it.")] = "",
     general: Annotated[str, typer.Option(help="The prompt whose attention divides.")] = "",
     variants: Annotated[list[str] | None, typer.Option("--variant", help="Only these; default: all.")] = None,
 ) -> None:
@@ -42,32 +45,22 @@ def study_zero_shot(
 
     The same command goes on where it was stopped.
     """
-    from tubelet.errors import QueryError
     from tubelet.zeroshot.grounder import load_zero_shot
-    from tubelet.zeroshot.settings import preset as named
+    from tubelet.zeroshot.settings import QUALITY
     from tubelet.zeroshot.study import VARIANTS, study
 
-    chosen = None
-    if layers:
-        try:
-            first, last = (int(part) for part in layers.split(","))
-        except ValueError:
-            raise QueryError(f"--layers is FIRST,LAST, for example -4,-1; got {layers!r}") from None
-        chosen = (first, last)
-    settings = named(preset)
+    chosen = {
+        "layers": _slice(layers) if layers else None,
+        "question": question or None,
+        "general": general or None,
+        "token": token or None,
+        "read": read or None,
+        "epsilon": epsilon or None,
+        "rate": rate if rate >= 0 else None,
+    }
     # tunings are what the variants switch on; the rest stays
-    settings = replace(settings, spatial=False, temporal=False, assemble=False)
-    settings = replace(
-        settings,
-        layers=chosen or settings.layers,
-        question=question or settings.question,
-        general=general or settings.general,
-        token=token or settings.token,
-        read=read or settings.read,
-        epsilon=epsilon or settings.epsilon,
-        rate=rate if rate >= 0 else settings.rate,
-    )
-    grounder = load_zero_shot(model, settings=settings, layout=layout)
+    changes = dict.fromkeys(QUALITY, False) | {k: v for k, v in chosen.items() if v is not None}
+    grounder = load_zero_shot(model, settings=changes, layout=layout, preset=preset)
     make_folder(out)
     with progress("asking") as step:
         result = study(grounder, n, seed, tuple(variants or VARIANTS), out, step, split)
@@ -76,3 +69,11 @@ def study_zero_shot(
     for variant, row in result.rows.items():
         cells = "".join(f"{row[name]!s:>24}" for name in names)
         typer.echo(f"{variant:16}{cells}{result.failed[variant]:8}")
+
+
+def _slice(text: str) -> tuple[int, int]:
+    try:
+        first, last = (int(part) for part in text.split(","))
+    except ValueError:
+        raise QueryError(f"--layers is FIRST,LAST, for example -4,-1; got {text!r}") from None
+    return first, last

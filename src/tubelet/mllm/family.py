@@ -6,7 +6,7 @@ family knows prompts, caches or attention.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,11 @@ from tubelet.mllm.layout import VisualText
 from tubelet.mllm.parts import Capabilities, IntArray, VisualGrid
 
 Size = tuple[int, int]
+_WITH_SINKS = (
+    "gpt_oss",
+    "granite_swa",
+    "mimo_v2_flash",
+)  # language models that other checkpoints are built around
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +73,25 @@ def softmax_layers(text_config: Any, family: str) -> tuple[int, ...]:
     return tuple(range(n_layers))
 
 
+def check_plain_softmax(text: Any, family: str, modules: Iterable[Any] = ()) -> None:
+    """ModelError for a language model whose scores are capped, or whose softmax has a sink beside the tokens.
+
+    text: its config; modules: its parts, where it is loaded (sinks are no matter of the config in most models).
+    """
+    capped = getattr(text, "attn_logit_softcapping", None) is not None
+    sinks = text.model_type in _WITH_SINKS or any(hasattr(module, "sinks") for module in modules)
+    if capped or sinks:
+        raise ModelError(
+            f"this {family} has a {text.model_type} language model with "
+            f"{'capped attention scores' if capped else 'attention sinks'}, whose rows are not read: use a model with "
+            "plain softmax attention"
+        )
+
+
 def text_shape(model: Any, family: str) -> dict[str, Any]:
-    """The fields of `Capabilities` that describe the language model."""
+    """The fields of `Capabilities` that describe the language model; ModelError for attention that cannot be read."""
     text = model.config.text_config
+    check_plain_softmax(text, family, model.model.language_model.modules())
     return {
         "n_layers": text.num_hidden_layers,
         "n_heads": text.num_attention_heads,

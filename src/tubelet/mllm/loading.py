@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from tubelet.errors import ModelError
 from tubelet.grounder import checked_device, find_model, revision_of
-from tubelet.mllm.family import Family
+from tubelet.mllm.family import Family, check_plain_softmax
 from tubelet.mllm.internvl import INTERNVL
 from tubelet.mllm.llava import LLAVA_NEXT_VIDEO, LLAVA_ONEVISION
-from tubelet.mllm.qwen_vl import QWEN2_5_VL, QWEN2_VL, QWEN3_VL
+from tubelet.mllm.qwen_vl import QWEN2_5_VL, QWEN2_VL, QWEN3_VL, QWEN3_VL_MOE
 from tubelet.mllm.trained_layout import LAYOUTS, with_trained_layout
 from tubelet.model_folder import first_line, no_bars, read_json, tensor_report
 
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from tubelet.mllm.model import LoadedMllm
 
 FAMILIES = {
-    f.model_type: f for f in (LLAVA_ONEVISION, LLAVA_NEXT_VIDEO, QWEN2_VL, QWEN2_5_VL, QWEN3_VL, INTERNVL)
+    f.model_type: f
+    for f in (LLAVA_ONEVISION, LLAVA_NEXT_VIDEO, QWEN2_VL, QWEN2_5_VL, QWEN3_VL, QWEN3_VL_MOE, INTERNVL)
 }
 """transformers' model_type -> adapter."""
 
@@ -77,6 +78,7 @@ def load_mllm(
     place = torch.device(checked_device(device))
     precision = _dtype(dtype or ("bfloat16" if place.type == "cuda" else "float32"))
     processor = _processor(folder, family)
+    check_plain_softmax(_text_config(folder, family), family.name)  # before gigabytes are read
     network = _network(folder, family, precision)
     capabilities = family.capabilities(network, max_frame_tokens)
     use_row_attention(network.model.language_model)
@@ -125,6 +127,15 @@ def _processor(folder: Path, family: Family) -> Any:
             f"{folder} has no {' and no '.join(missing)}: copy the checkpoint's tokenizer and processor files into it"
         )
     return processor
+
+
+def _text_config(folder: Path, family: Family) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(folder, local_files_only=True).get_text_config()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"cannot read the {family.name} config of {folder}: {first_line(error)}") from error
 
 
 def _network(folder: Path, family: Family, dtype: Any) -> Any:

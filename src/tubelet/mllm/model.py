@@ -61,9 +61,11 @@ class LoadedMllm:
         """Which cells a clip will have; no pixels are read."""
         return self._plan(clip, one_frame_per_step)[0]
 
-    def encode(self, clip: Clip, one_frame_per_step: bool = False, chunk_frames: int = 16) -> VisualTokens:
+    def encode(
+        self, clip: Clip, one_frame_per_step: bool = False, chunk_frames: int = 16, like: Clip | None = None
+    ) -> VisualTokens:
         """The vision tower over a clip, about `chunk_frames` at a time; pixels go to the device as uint8."""
-        grid, size = self._plan(clip, one_frame_per_step)
+        grid, size = self._plan(clip, one_frame_per_step, like)
         steps = max(1, chunk_frames // self.capabilities.frames_per_step)
         parts = []
         remedy = "read fewer frames, lower max_frame_tokens, or lower chunk_frames"
@@ -196,21 +198,33 @@ class LoadedMllm:
         ]
 
     def write(self, text: str, max_new_tokens: int = 256, prefix: Prefix | None = None) -> str:
-        """Answer in words, greedily: about a video that was read, or about the text alone (prefix None)."""
+        """Answer in words, greedily: about a video that was read, or about the text alone (prefix None).
+
+        Ends where the model reads no further. Raises QueryError for a text that is too long, ModelError without memory.
+        """
+        most = self.capabilities.max_tokens
         if prefix is None:
             ids = self._writer.tokens(self._writer.render(self._writer.check_text(text), with_video=False))
+            if len(ids) > most:
+                raise QueryError(
+                    f"this text has {len(ids)} tokens, {self.name} reads {most}: write a shorter one"
+                )
             positions = np.arange(len(ids))[None].repeat(self.capabilities.position_axes, axis=0)
             cache = None
+            room = most - len(ids)
         else:
             layout = self.prompt(prefix.grid, text)
             ids, positions = layout.input_ids[len(prefix) :], layout.position_ids[:, len(prefix) :]
             if prefix.n_layers < self.capabilities.n_layers:
                 raise QueryError("this prefix holds some of the layers only: read the video without n_layers")
             cache = _branch(prefix.cache)
+            room = most - len(layout)
         written: list[int] = []
         stop = self._stop_tokens()
-        with torch.no_grad():
-            for _ in range(max_new_tokens):
+        remedy = "write a shorter text, ask for fewer new tokens, or read fewer frames"
+        with torch.no_grad(), memory_guard("write an answer", remedy):
+            # the last word is not read again
+            for _ in range(min(max_new_tokens, room + 1)):
                 out = self._forward(ids, [positions], cache)
                 cache = out.past_key_values
                 token = int(self._logits(out.last_hidden_state[0, -1:], None).argmax())
@@ -222,9 +236,10 @@ class LoadedMllm:
         answer: str = self.tokenizer.decode(written, skip_special_tokens=True)
         return answer.strip()
 
-    def _plan(self, clip: Clip, repeat: bool) -> tuple[VisualGrid, tuple[int, int]]:
-        n_frames = len(clip) * (self.capabilities.frames_per_step if repeat else 1)
-        shape = (n_frames, clip.pixels.shape[1], clip.pixels.shape[2])
+    def _plan(self, clip: Clip, repeat: bool, like: Clip | None = None) -> tuple[VisualGrid, tuple[int, int]]:
+        sized = clip if like is None else like
+        n_frames = len(sized) * (self.capabilities.frames_per_step if repeat else 1)
+        shape = (n_frames, sized.pixels.shape[1], sized.pixels.shape[2])
         try:
             size = self.family.frame_size(self.processor, self.model, shape, self.max_frame_tokens)
         except ValueError as error:

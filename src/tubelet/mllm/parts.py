@@ -131,7 +131,8 @@ class VisualTokens:
     def flipped(self) -> VisualTokens:
         """The video backwards, without encoding again: exact where each step holds one frame.
 
-        Raises ModelError otherwise: encode `Clip(clip.pixels[::-1], clip.grid)`, or with one_frame_per_step=True.
+        Raises ModelError otherwise: encode the reversed frames (`zeroshot.encoded.backwards`), or encode with
+        one_frame_per_step=True.
         """
         if not self.grid.one_frame_per_step:
             raise ModelError(
@@ -256,8 +257,13 @@ class Mllm(Protocol):
     def grid_of(self, clip: Clip, one_frame_per_step: bool = False) -> VisualGrid:
         """Which cells a clip will have; no pixels are read."""
 
-    def encode(self, clip: Clip, one_frame_per_step: bool = False, chunk_frames: int = 16) -> VisualTokens:
+    def encode(
+        self, clip: Clip, one_frame_per_step: bool = False, chunk_frames: int = 16, like: Clip | None = None
+    ) -> VisualTokens:
         """The vision tower over a clip, `chunk_frames` at a time; pixels go to the device as uint8.
+
+        like: frames get the size that they have for this clip (a model may bound all frames of a video together, so
+        that a frame more makes all of them smaller); None: for the clip itself.
 
         one_frame_per_step: where a model merges `frames_per_step` frames, give it each frame so often: T maps for
         T frames, for as many times the tokens. No effect on the other models.

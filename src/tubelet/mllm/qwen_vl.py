@@ -1,4 +1,5 @@
-"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL: frames keep their shape, two frames per step of time, positions in three axes.
+"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL (dense, and with experts): frames keep their shape, two per step of time, positions
+in three axes.
 
 The grid is (H / 28) x (W / 28) cells of the resized frame (Qwen3-VL: / 32). Qwen2.5-VL counts time positions in
 seconds; Qwen3-VL writes "<1.5 seconds>" before every step, and adds features of some vision layers to its first layers
@@ -19,7 +20,13 @@ from tubelet.mllm.family import Family, Features, Size, first_side, text_shape
 from tubelet.mllm.layout import VisualText
 from tubelet.mllm.parts import Capabilities, IntArray, VisualGrid
 
-_NAMES = {"qwen2_vl": "Qwen2-VL", "qwen2_5_vl": "Qwen2.5-VL", "qwen3_vl": "Qwen3-VL"}
+_NAMES = {
+    "qwen2_vl": "Qwen2-VL",
+    "qwen2_5_vl": "Qwen2.5-VL",
+    "qwen3_vl": "Qwen3-VL",
+    "qwen3_vl_moe": "Qwen3-VL-MoE",
+}
+_QWEN3 = ("qwen3_vl", "qwen3_vl_moe")  # one design; the second has experts in its language model
 
 
 def _cell_pixels(model: Any) -> int:
@@ -34,7 +41,7 @@ def _frame_size(processor: Any, model: Any, shape: tuple[int, int, int], limit: 
     n_frames = max(n_frames, video.temporal_patch_size)
     least, most = int(video.size["shortest_edge"]), int(video.size["longest_edge"])
     capped = bool(video.cap_pixels_per_frame)
-    if model.config.model_type == "qwen3_vl":
+    if model.config.model_type in _QWEN3:
         from transformers.models.qwen3_vl.video_processing_qwen3_vl import smart_resize as resize_all
 
         # the bound is on all frames together
@@ -110,7 +117,7 @@ def _positions(model: Any, grid: VisualGrid) -> Callable[[IntArray, IntArray], I
 
 def _capabilities(model_type: str, model: Any, limit: int | None) -> Capabilities:
     name, vision = _NAMES[model_type], model.config.vision_config
-    timed = model_type == "qwen3_vl"
+    timed = model_type in _QWEN3
     return Capabilities(
         family=name,
         model_type=model_type,
@@ -135,9 +142,9 @@ def _family(model_type: str) -> Family:
         cells=_cells,
         features=_features,
         trailing=None,
-        video_text=_timed_text if model_type == "qwen3_vl" else _video_text,
+        video_text=_timed_text if model_type in _QWEN3 else _video_text,
         positions=_positions,
     )
 
 
-QWEN2_VL, QWEN2_5_VL, QWEN3_VL = (_family(name) for name in _NAMES)
+QWEN2_VL, QWEN2_5_VL, QWEN3_VL, QWEN3_VL_MOE = (_family(name) for name in _NAMES)

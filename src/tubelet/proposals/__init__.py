@@ -21,7 +21,7 @@ from tubelet.frames import Clip, FrameGrid
 from tubelet.proposals.rle import Rle
 from tubelet.proposals.source import DEFAULT_FPS, Source, make_source
 from tubelet.proposals.store import cached, load_tracks, save_tracks, video_hash
-from tubelet.proposals.track import Track, Tracks, clip_boxes, fill_gaps, resample, to_tube
+from tubelet.proposals.track import Found, Track, Tracks, clip_boxes, fill_gaps, resample, to_tube
 from tubelet.video import Video, open_video
 
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
     "resample",
     "save_tracks",
     "to_tube",
+    "unload",
     "video_hash",
 ]
 
@@ -94,7 +95,9 @@ def propose_tracks(
         source: a clip (its own frames), a video or its path (the frames of `grid`, by default `fps` per second).
         phrases: what to look for; needed by grounding-dino-sam2, sam3 and owlv2, ignored by the others.
         source_hash: hash to give the tracks, where a clip's video is known (default: `video_hash(source)`).
-        cache: folder in which results are kept by video hash, provider, phrases, settings and grid.
+        cache: folder in which results are kept by everything they depend on: video hash, provider, phrases, settings,
+            the contents of the models' folders, device and dtype, grid and size of the pictures. Results of which a
+            model failed on some frames are not kept.
         settings: fields of the provider's settings class.
 
     Raises ModelError for an unknown provider or model, RecipeError for settings it does not have, QueryError for
@@ -114,15 +117,16 @@ def propose_tracks(
     plain = to_dict(chosen)
 
     def make() -> Tracks:
-        tracks, notes, n_clipped = getattr(module, function_name)(looked_at, asked, chosen)
+        found: Found = getattr(module, function_name)(looked_at, asked, chosen)
         return Tracks(
             looked_at.grid,
-            tuple(tracks),
+            tuple(found.tracks),
             video_hash=of_video,
             provider=name,
             settings={"phrases": list(asked), **plain},
-            n_clipped=n_clipped,
-            notes=tuple(notes),
+            n_clipped=found.n_clipped,
+            notes=tuple(found.notes),
+            n_failed=found.n_failed,
         )
 
     if cache is None or name in ("files", "world-truth"):  # as quick to make as to read
@@ -132,10 +136,18 @@ def propose_tracks(
         "provider": name,
         "phrases": list(asked),
         "settings": {k: v for k, v in plain.items() if k != "device"},
-        "models": _revisions(plain),
+        "models": _models(plain),
         "grid": looked_at.grid.to_dict(),
+        "pixels": [looked_at.height, looked_at.width],  # a clip may be smaller than its video is shown
     }
     return cached(Path(cache).expanduser(), key, make)
+
+
+def unload() -> None:
+    """Give back the memory of detectors and trackers, which are kept for the next video (see `hub.unload`)."""
+    from tubelet.proposals import hub
+
+    hub.unload()
 
 
 def _settings_of(name: str, settings: Mapping[str, Any]) -> Any:
@@ -144,7 +156,7 @@ def _settings_of(name: str, settings: Mapping[str, Any]) -> Any:
         raise ModelError(f"there is no proposal provider {name!r}; providers are {', '.join(PROVIDERS)}")
     module_name, _, class_name = _WHERE[name]
     return from_dict(
-        getattr(import_module(f"tubelet.proposals.{module_name}"), class_name), dict(settings), ""
+        getattr(import_module(f"tubelet.proposals.{module_name}"), class_name), dict(settings), name
     )
 
 
@@ -155,13 +167,14 @@ def _phrases(phrases: str | Sequence[str] | None) -> tuple[str, ...]:
     return given
 
 
-def _revisions(plain: dict[str, Any]) -> dict[str, str]:
-    """Revisions of the models in folders: a folder that changes gives other tracks. Hub ids stand for themselves."""
-    from tubelet.grounder import revision_of
+def _models(plain: dict[str, Any]) -> dict[str, str]:
+    """What of the models tracks depend on: their contents, and where and in which dtype they run."""
+    named = {key: str(plain[key]) for key in _MODELS if plain.get(key)}
+    if not named:
+        return {}
+    from tubelet.grounder import checked_device
+    from tubelet.proposals.hub import dtype_on, fingerprint
 
-    found = {}
-    for key in _MODELS:
-        folder = Path(str(plain.get(key, ""))).expanduser()
-        if plain.get(key) and (folder / "config.json").is_file():
-            found[key] = revision_of(folder)
-    return found
+    place = checked_device(plain.get("device"))
+    told = {key: fingerprint(model) for key, model in named.items()}
+    return told | {"device": place.split(":")[0], "dtype": dtype_on(place)}

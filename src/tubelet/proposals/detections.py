@@ -2,14 +2,15 @@
 
 `detect_every` runs a detector on every N-th frame; a frame on which it fails is skipped and noted. `associate` joins
 the boxes: Hungarian matching of overlap (IoU) with where each thing is expected (straight on), within one label,
-re-detection after a gap, boxes between detections interpolated.
+re-detection after a gap, boxes between detections interpolated. It takes detections as they come and forgets what is
+over and cannot be a result, so neither keeps what grows with the video besides the results.
 
 Knows no model. Boxes are xyxy fractions of the frame.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,6 +20,7 @@ from tubelet.errors import ModelError
 from tubelet.frames import FrameGrid
 from tubelet.metrics.boxes import pairwise_iou
 from tubelet.model_folder import first_line
+from tubelet.proposals.best import Best
 from tubelet.proposals.source import Picture, Source, pictures
 from tubelet.proposals.track import Track, clip_boxes, fill_gaps
 
@@ -26,6 +28,7 @@ FloatArray = npt.NDArray[np.float64]
 
 CRASHES = (RuntimeError, ValueError, IndexError, KeyError, TypeError, ArithmeticError, MemoryError)
 """What a model may raise on one frame without stopping the video (no memory stops it: `Failures` says so)."""
+_ROWS_SAID = 8  # of the frames that failed
 _NO_MEMORY = ("out of memory", "allocate memory")  # torch's words on a GPU and on the CPU
 
 
@@ -40,11 +43,15 @@ class Detection:
 
 @dataclass(slots=True)
 class Failures:
-    """Frames on which a model failed. `add` counts; too many of them, or no memory, is a ModelError."""
+    """Frames on which a model failed. `add` counts; too many of them, or no memory, is a ModelError.
+
+    tried, failed: frames; rows: the first of those that failed.
+    """
 
     what: str
     lower: str
     tried: int = 0
+    failed: int = 0
     rows: list[int] = field(default_factory=list)
     reason: str = ""
 
@@ -52,19 +59,21 @@ class Failures:
         said = str(error).lower()
         if isinstance(error, MemoryError) or any(words in said for words in _NO_MEMORY):
             raise ModelError(f"{self.what} ran out of memory: lower {self.lower}") from error
-        self.rows.append(row)
+        self.failed += 1
+        if len(self.rows) < _ROWS_SAID:
+            self.rows.append(row)
         self.reason = self.reason or f"{type(error).__name__}: {first_line(error)}"
 
     def notes(self) -> list[str]:
         """The note to keep; ModelError when half of the frames or more failed."""
-        if not self.rows:
+        if not self.failed:
             return []
-        if 2 * len(self.rows) >= self.tried:
+        if 2 * self.failed >= self.tried:
             raise ModelError(
-                f"{self.what} failed on {len(self.rows)} of {self.tried} frames; first: {self.reason}"
+                f"{self.what} failed on {self.failed} of {self.tried} frames; first: {self.reason}"
             )
         return [
-            f"{self.what} failed on {len(self.rows)} of {self.tried} frames (rows {self.rows[:8]}): {self.reason}"
+            f"{self.what} failed on {self.failed} of {self.tried} frames (rows {self.rows}): {self.reason}"
         ]
 
 
@@ -74,18 +83,21 @@ def detect_every(
     size: tuple[int, int] | None,
     detect: Callable[[Picture], list[Detection]],
     failures: Failures,
-) -> dict[int, list[Detection]]:
-    """Row -> detections, for every `every`-th row and the last; pictures are `size` (width, height)."""
-    found: dict[int, list[Detection]] = {}
+) -> Iterator[tuple[int, list[Detection]]]:
+    """(row, detections) of every `every`-th row of the source's grid and the last; pictures are `size` (width, height).
+
+    `failures` is complete when all were taken.
+    """
     for row, picture in pictures(source, size):
         if row % every and row != len(source.grid) - 1:
             continue
         failures.tried += 1
         try:
-            found[row] = detect(picture)
+            found = detect(picture)
         except CRASHES as error:
             failures.add(row, error)
-    return found
+            continue
+        yield row, found
 
 
 @dataclass(slots=True, eq=False)  # told apart by identity: arrays have no one truth value
@@ -106,7 +118,7 @@ class _Path:
 
 
 def associate(
-    detections: Mapping[int, Sequence[Detection]],
+    detections: Mapping[int, Sequence[Detection]] | Iterable[tuple[int, Sequence[Detection]]],
     grid: FrameGrid,
     *,
     min_iou: float = 0.3,
@@ -114,21 +126,35 @@ def associate(
     min_seen: int = 2,
     nms_iou: float = 0.7,
     max_tracks: int = 64,
-) -> tuple[list[Track], int]:
-    """Tracks of the detections, best first, and how many boxes were cut at the frame.
+) -> tuple[list[Track], list[str], int]:
+    """Tracks of the detections, best first, notes, and how many boxes were cut at the frame.
 
-    min_seen: detections that a track needs (one is enough when only one frame was looked at).
+    detections: by row, or (row, detections) in order. min_seen: detections that a track needs (all, when fewer frames
+    were looked at). max_tracks: more are left out, which a note says.
     """
     from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]
 
     live: list[_Path] = []
-    done: list[_Path] = []
-    for row in sorted(detections):
+    early: list[_Path] = []  # over before min_seen frames were looked at: there may be no more
+    over: Best[_Path] = Best(max_tracks)
+    n_looked = 0
+
+    def put_away(path: _Path, needed: int) -> None:
+        if len(path.rows) >= needed:
+            over.add(float(np.sum(path.scores)), path)
+
+    in_order = sorted(detections.items()) if isinstance(detections, Mapping) else detections
+    for row, all_found in in_order:
+        n_looked += 1
         time_s = float(grid.times_s[row])
         gone = [p for p in live if time_s - grid.times_s[p.rows[-1]] > max_gap_s]
-        done += gone
         live = [p for p in live if p not in gone]
-        found = suppress(detections[row], nms_iou)
+        for path in gone:
+            if n_looked <= min_seen:
+                early.append(path)
+            else:
+                put_away(path, min_seen)
+        found = suppress(all_found, nms_iou)
         taken: set[int] = set()
         if live and found:
             expected = np.stack([p.expected(time_s, grid.times_s) for p in live])
@@ -145,11 +171,10 @@ def associate(
                     live[p].scores.append(found[d].score)
                     taken.add(int(d))
         live += [_Path(d.label, [row], [d.box], [d.score]) for k, d in enumerate(found) if k not in taken]
-    needed = min(min_seen, max(1, len(detections)))
-    paths = [p for p in [*done, *live] if len(p.rows) >= needed]
-    paths.sort(key=lambda p: -float(np.sum(p.scores)))
+    for path in [*early, *live]:
+        put_away(path, min(min_seen, max(1, n_looked)))
     tracks, n_clipped = [], 0
-    for number, path in enumerate(paths[:max_tracks]):
+    for number, (_, path) in enumerate(over.ranked()):
         boxes, visible, scores = (
             np.zeros((len(grid), 4)),
             np.zeros(len(grid), dtype=np.bool_),
@@ -167,7 +192,7 @@ def associate(
             label=path.label,
         )
         tracks.append(fill_gaps(track, grid, max_gap_s))
-    return tracks, n_clipped
+    return tracks, over.notes(), n_clipped
 
 
 def suppress(found: Sequence[Detection], nms_iou: float) -> list[Detection]:

@@ -8,7 +8,9 @@
   writes them, pixels count from 1 (`first_pixel`).
 - tubelet: what `proposals.store.save_tracks` wrote. Its hash must be this video's.
 
-Boxes that leave the frame are cut and counted. Tracks are moved onto the wanted grid (see `track.resample`).
+Published files and MOT text carry no hash of their video. What can be compared is: the pictures' shape (published) and
+the frame numbers; a note says that nothing else was. Boxes that leave the frame are cut and counted. Tracks are moved
+onto the wanted grid (see `track.resample`).
 """
 
 from __future__ import annotations
@@ -27,9 +29,10 @@ from tubelet.frames import FrameGrid
 from tubelet.proposals.rle import Rle
 from tubelet.proposals.source import Source
 from tubelet.proposals.store import load_tracks
-from tubelet.proposals.track import Track, Tracks, clip_boxes
+from tubelet.proposals.track import Found, Track, Tracks, clip_boxes
 
 FORMATS = ("auto", "published", "mot", "tubelet")
+_ROUNDED_PX = 2.0
 _NO_CORNERS = (
     "xywh",
     "cxcywh",
@@ -46,31 +49,42 @@ class FilesSettings:
     ending, for many videos with a file each. format: one of FORMATS. first_frame, first_pixel: what MOT text counts
     from."""
 
-    path: str
+    path: str = ""
     format: str = "auto"
     first_frame: int = 1
     first_pixel: float = 1.0
 
     def __post_init__(self) -> None:
+        if not self.path:
+            raise RecipeError(
+                "the provider files reads tracks that were made before: give path, a file of tracks (.json, or MOT's "
+                '.txt) or a folder of published ones; "{stem}" in it stands for the name of each video'
+            )
         if self.format not in FORMATS:
             raise RecipeError(f"format is one of {', '.join(FORMATS)}, got {self.format!r}")
 
 
-def propose_files(
-    source: Source, phrases: Sequence[str], settings: FilesSettings
-) -> tuple[list[Track], list[str], int]:
-    """Tracks of a file on the source's grid, notes, and how many boxes were cut. Phrases are ignored."""
+def propose_files(source: Source, phrases: Sequence[str], settings: FilesSettings) -> Found:
+    """Tracks of a file on the source's grid. Phrases are ignored."""
     path = path_for(settings, source)
     kind = settings.format if settings.format != "auto" else guess_format(path)
     if kind == "tubelet":
-        kept = load_tracks(path)
-        return list(kept.on_grid(source.grid)), list(kept.notes), kept.n_clipped
-    read = (
-        read_published(path, source)
-        if kind == "published"
-        else read_mot(path, source, settings.first_frame, settings.first_pixel)
-    )
-    return list(read.on_grid(source.grid)), list(read.notes), read.n_clipped
+        read = load_tracks(path)
+    elif kind == "published":
+        read = read_published(path, source)
+    else:
+        read = read_mot(path, source, settings.first_frame, settings.first_pixel)
+    moved = read.on_grid(source.grid)
+    notes = list(moved.notes)
+    if read.video_hash is None:
+        compared = (
+            "the shape of its pictures and its frame numbers" if kind == "published" else "its frame numbers"
+        )
+        notes.append(
+            f"{path.name} carries no hash of its video, so proposals of another one would not be noticed: only "
+            f"{compared if kind != 'tubelet' else 'the rate and size of its video'} could be compared"
+        )
+    return Found(moved.tracks, notes, read.n_clipped, read.n_failed)
 
 
 def path_for(settings: FilesSettings, source: Source) -> Path:
@@ -156,6 +170,7 @@ def _read_published_file(path: Path, source: Source) -> Tracks:
             ) from error
         if not (scale > 0).all() or not np.isfinite(boxes).all():
             raise DataError(f"{path}: track {number} has a size of 0 or boxes that are not finite")
+        _check_shape((scale[0], scale[1]), source, f"{path}: track {number} was made on pictures")
         shown, visible, cut = clip_boxes(boxes / scale, np.abs(boxes).sum(axis=1) > 0)
         n_clipped += cut
         rles: tuple[Rle | None, ...] | None = None
@@ -163,6 +178,8 @@ def _read_published_file(path: Path, source: Source) -> Tracks:
             if len(masks) != len(index):
                 raise DataError(f"{path}: track {number} has {len(masks)} masks for {len(index)} frames")
             read = [None if mask is None else Rle.from_dict(mask) for mask in masks]
+            for width_px, height_px in {(m.width, m.height) for m in read if m is not None}:
+                _check_shape((width_px, height_px), source, f"{path}: track {number} has masks")
             rles = tuple(read[k] for k in order)
         tracks.append(Track(number, shown[order], visible[order], masks=rles, label=str(label)))
     return Tracks(grid, tuple(tracks), n_clipped=n_clipped, provider="published")
@@ -248,6 +265,25 @@ def native_grid(source: Source, index: npt.NDArray[np.int64], path: Path) -> Fra
                 f"{grid.duration_s:g} s: tracks of another video?"
             )
     return FrameGrid(index, times, grid.fps, grid.duration_s, grid.width, grid.height)
+
+
+def _check_shape(size: tuple[float, float], source: Source, what: str) -> None:
+    """DataError unless a picture of this (width, height) may be of the source's video, scaled and rounded."""
+    shown = (float(source.grid.width), float(source.grid.height))
+    shapes = [shown]
+    if source.video is not None and source.video.sample_aspect_ratio > 0:  # public readers show stored pixels
+        aspect = float(source.video.sample_aspect_ratio)
+        turned = source.video.rotation_deg % 180 == 90
+        shapes.append((shown[0], shown[1] / aspect) if turned else (shown[0] / aspect, shown[1]))
+    width, height = size
+    for w, h in shapes:
+        # both sides of both may be off by two pixels: sizes are rounded, often to even numbers
+        if abs(width * h - height * w) <= _ROUNDED_PX * (width + height + w + h):
+            return
+    raise DataError(
+        f"{what} of {width:g}x{height:g}, but this video is {shown[0]:g}x{shown[1]:g}, which is of another shape: "
+        "tracks of another video?"
+    )
 
 
 def _json(path: Path) -> Any:

@@ -1,8 +1,10 @@
 """Grounding DINO finds, SAM 2 follows (transformers GroundingDino* and Sam2Video*): the paper's proposals.
 
-arXiv 2509.15178, section 4: thresholds 0.4 / 0.4, detection every 10 frames. The video is worked on in windows of
-`every` frames, each in a SAM 2 session of its own: memory is that of one window, however long the video. On the
-first frame of a window the detector runs; things that are already followed enter by their mask, new ones by their box.
+arXiv 2509.15178, section 4: thresholds 0.4 / 0.4, detection every 10 frames of the video. Here `every` counts the
+frames that are looked at (rows of the grid): docs/proposals.md says what that is in seconds. The video is worked on in
+windows of `every` such frames, each in a SAM 2 session of its own: memory is that of one window and of the results,
+whose masks are kept (see `mask_paths`). On the first frame of a window the detector runs; things that are already
+followed enter by their mask, new ones by their box.
 
 Boxes are those of the masks. A box's score is that of the thing's last detection times SAM 2's belief that it is
 visible. A thing that leaves and comes back is a new track.
@@ -20,17 +22,18 @@ from tubelet.errors import RecipeError
 from tubelet.metrics.boxes import pairwise_iou
 from tubelet.proposals.detections import CRASHES, Detection, Failures, suppress, windows
 from tubelet.proposals.hub import Loaded, load, need_phrases
-from tubelet.proposals.mask_paths import MaskPath, tracks_of
+from tubelet.proposals.mask_paths import MaskPath, MaskPaths
 from tubelet.proposals.rle import Mask, box_of
 from tubelet.proposals.source import Picture, Source, fitted, pictures
-from tubelet.proposals.track import Track, clip_boxes
+from tubelet.proposals.track import Found, clip_boxes
 
 
 @dataclass(frozen=True, slots=True)
 class GroundingDinoSam2Settings:
-    """detector, tracker: folders or hub ids. every: frames between detections. box_threshold, text_threshold: least
-    score of a box and of the words it is named by. min_iou: a detection that overlaps a followed thing this much is
-    that thing. max_objects: followed at a time. long_side: pictures (and masks) are made no larger."""
+    """detector, tracker: folders or hub ids. every: frames looked at (rows of the grid, not of the video) between
+    detections. box_threshold, text_threshold: least score of a box and of the words it is named by. min_iou: a
+    detection that overlaps a followed thing this much is that thing. max_objects: followed at a time. max_tracks:
+    results. long_side: pictures (and masks) are made no larger."""
 
     detector: str = "IDEA-Research/grounding-dino-tiny"
     tracker: str = "facebook/sam2.1-hiera-tiny"
@@ -52,8 +55,8 @@ class GroundingDinoSam2Settings:
 
 def propose_grounding_dino_sam2(
     source: Source, phrases: Sequence[str], settings: GroundingDinoSam2Settings
-) -> tuple[list[Track], list[str], int]:
-    """Tracks with masks of the phrases, best first, notes, and how many boxes were cut at the frame."""
+) -> Found:
+    """Tracks with masks of the phrases, best first."""
     texts = need_phrases("grounding-dino-sam2", tuple(phrases))
     detector = load(
         settings.detector,
@@ -68,9 +71,9 @@ def propose_grounding_dino_sam2(
     size = fitted(source, None, settings.long_side)
     failed_finding = Failures("Grounding DINO", "long_side, or use a smaller detector")
     failed_following = Failures("SAM 2", "max_objects, every or long_side, or use a smaller tracker")
-    paths: list[MaskPath] = []
+    paths = MaskPaths(len(source.grid), settings.min_seen, settings.max_tracks, settings.masks)
     followed: list[tuple[MaskPath, Mask]] = []  # with the mask on the first frame of the coming window
-    n_clipped = 0
+    n_clipped = n_refused = n_full = 0
     for window in windows(pictures(source, size), settings.every):
         row, picture = window[0]
         failed_finding.tried += 1
@@ -81,9 +84,10 @@ def propose_grounding_dino_sam2(
             failed_finding.add(row, error)
         fresh, cut = _match(found, followed, settings)
         n_clipped += cut
-        started = [(MaskPath(d.label, d.score), d.box) for d in fresh]
-        started = started[: max(0, settings.max_objects - len(followed))]
-        paths += [path for path, _ in started]
+        room = max(0, settings.max_objects - len(followed))
+        n_full += len(fresh) > room
+        n_refused += max(0, len(fresh) - room)
+        started = [(paths.start(d.label, d.score), d.box) for d in fresh[:room]]
         if not started and not followed:
             continue
         failed_following.tried += 1
@@ -92,6 +96,7 @@ def propose_grounding_dino_sam2(
         except CRASHES as error:
             failed_following.add(row, error)
             followed = []
+            paths.only(())
             continue
         everyone = [*(path for path, _ in followed), *(path for path, _ in started)]
         for (at, _), frame in zip(window, masks, strict=True):
@@ -102,11 +107,18 @@ def propose_grounding_dino_sam2(
             for path, (mask, presence) in zip(everyone, masks[-1], strict=True)
             if presence > 0.5 and mask.any()
         ]
-    notes = failed_finding.notes() + failed_following.notes()
-    return (
-        tracks_of(paths, len(source.grid), settings.min_seen, settings.max_tracks, settings.masks),
-        notes,
+        paths.only(path for path, _ in followed)
+    tracks, notes = paths.finish()
+    if n_refused:
+        notes.append(
+            f"{n_refused} detections on {n_full} frames were not followed, as {settings.max_objects} things were "
+            "already: raise max_objects"
+        )
+    return Found(
+        tracks,
+        [*failed_finding.notes(), *failed_following.notes(), *notes],
         n_clipped,
+        failed_finding.failed + failed_following.failed,
     )
 
 

@@ -1,10 +1,14 @@
 """Loading a detector or tracker as it is on the hub: folder or hub id -> (processor, model), kept for the next video.
 
-Hub ids are contacted only by `tubelet.grounder.find_model`, so offline they give its clear error.
+`unload` forgets what is kept. `fingerprint` names the contents of a model, for the cache of tracks. Hub ids are
+contacted only by `tubelet.grounder.find_model`, so offline they give its clear error.
 """
 
 from __future__ import annotations
 
+import gc
+import hashlib
+import sys
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -13,6 +17,10 @@ from typing import Any
 from tubelet.errors import ModelError, QueryError
 from tubelet.grounder import checked_device, find_model
 from tubelet.model_folder import first_line, read_json, tensor_report
+
+_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")  # what `find_model` downloads
+_WHOLE_BYTES = 64 << 20  # larger files are hashed by their size and pieces
+_PIECES, _PIECE_BYTES = 64, 64 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +41,42 @@ def load(model: str, classes: tuple[str, str], model_types: tuple[str, ...], dev
     return _load(str(find_model(model)), classes, model_types, str(place))
 
 
+def unload() -> None:
+    """Forget the detectors and trackers that are kept for the next video, and give back their memory."""
+    _load.cache_clear()
+    gc.collect()  # modules hold each other
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
+def dtype_on(place: str) -> str:
+    """The name of the dtype in which models run on a device."""
+    return "bfloat16" if place.startswith("cuda") else "float32"
+
+
+def fingerprint(model: str) -> str:
+    """A hash of all files of a model (folder or hub id) that loading may read: configurations, processor, tokenizer and
+    weights, the latter above 64 MB by their size and 64 pieces from the first byte to the last. Raises ModelError.
+    """
+    digest = hashlib.sha256()
+    folder = find_model(model)
+    for path in sorted({path for pattern in _FILES for path in folder.glob(pattern)}):
+        try:
+            size = path.stat().st_size
+            digest.update(f"{path.name} {size} ".encode())
+            with path.open("rb") as file:
+                if size <= _WHOLE_BYTES:
+                    digest.update(file.read())
+                    continue
+                for part in range(_PIECES):
+                    file.seek((size - _PIECE_BYTES) * part // (_PIECES - 1))
+                    digest.update(file.read(_PIECE_BYTES))
+        except OSError as error:
+            raise ModelError(f"cannot read {path}: {error.strerror or error}") from error
+    return digest.hexdigest()[:24]
+
+
 @lru_cache(maxsize=4)
 def _load(folder: str, classes: tuple[str, str], model_types: tuple[str, ...], place: str) -> Loaded:
     import torch
@@ -50,7 +94,7 @@ def _load(folder: str, classes: tuple[str, str], model_types: tuple[str, ...], p
         raise ModelError(
             f"transformers {transformers.__version__} has no {missing[0]}: install a newer transformers"
         )
-    dtype = torch.bfloat16 if place.startswith("cuda") else torch.float32
+    dtype = getattr(torch, dtype_on(place))
     try:
         processor = getattr(transformers, classes[0]).from_pretrained(folder, local_files_only=True)
         model_class = getattr(transformers, classes[1])

@@ -1,6 +1,6 @@
 """Proposals without any weights: what stands out or moves, followed through the video. The offline default.
 
-Frames are looked at in small size and in windows (memory does not grow with the video). In each window
+Frames are looked at in small size and in windows (besides the results nothing grows with the video). In each window
 `proposals.saliency` says how far each pixel is from the background, `proposals.regions` makes regions of it, and an
 online tracker joins them: Hungarian matching on predicted place, size and colour; touching things of one colour are
 cut apart by where they were expected; a thing that disappears (blinks, is hidden) is waited for.
@@ -20,11 +20,12 @@ import numpy.typing as npt
 
 from tubelet.errors import RecipeError
 from tubelet.frames import FrameGrid
+from tubelet.proposals.best import Best
 from tubelet.proposals.regions import Region, find_regions, share
 from tubelet.proposals.rle import Rle, encode
 from tubelet.proposals.saliency import CUES, distances
 from tubelet.proposals.source import Source, fitted, pictures
-from tubelet.proposals.track import Track, fill_gaps
+from tubelet.proposals.track import Found, Track, fill_gaps
 
 FloatArray = npt.NDArray[np.float64]
 DETECTORS = "owlv2, grounding-dino-sam2 or sam3"
@@ -63,7 +64,7 @@ class MotionSettings:
             )
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)  # told apart by identity: arrays have no one truth value
 class _Path:
     """A thing that is being followed; boxes in units of the picture's short side, times in seconds."""
 
@@ -86,10 +87,8 @@ class _Path:
         return float(np.sqrt((box[2] - box[0]) * (box[3] - box[1])))
 
 
-def propose_motion(
-    source: Source, phrases: Sequence[str], settings: MotionSettings
-) -> tuple[list[Track], list[str], int]:
-    """Tracks of what stands out or moves in the source, best first, notes, and 0. Phrases are ignored."""
+def propose_motion(source: Source, phrases: Sequence[str], settings: MotionSettings) -> Found:
+    """Tracks of what stands out or moves in the source, best first. Phrases are ignored."""
     one_picture = len(source.grid) == 1
     if one_picture and settings.cue == "motion":
         raise RecipeError(
@@ -122,7 +121,7 @@ def propose_motion(
             look()
     if frames:
         look()
-    tracks, notes = follower.finish(), []
+    tracks, notes = follower.finish()
     if one_picture and (not tracks or "motion" in cues):
         notes.append(
             "one picture shows no motion, so only regions of a colour of their own were looked for, which says little "
@@ -130,7 +129,7 @@ def propose_motion(
         )
     elif "motion" in cues:
         notes.append("the background has many colours: what stands still there was not looked for")
-    return tracks, notes, 0
+    return Found(tracks, notes)
 
 
 class _Follower:
@@ -141,13 +140,13 @@ class _Follower:
         self.width, self.height = size
         self.unit = float(min(size))
         self.live: list[_Path] = []
-        self.done: list[_Path] = []
+        self.over: Best[_Path] = Best(settings.max_tracks)
 
     def step(self, row: int, regions: list[Region]) -> None:
         time_s = self.grid.times_s[row]
         for path in [p for p in self.live if time_s - self.grid.times_s[p.rows[-1]] > self._patience(p)]:
             self.live.remove(path)
-            self.done.append(path)
+            self._put_away(path)
         waits = [float(time_s - self.grid.times_s[path.rows[-1]]) for path in self.live]
         expected = [path.expected(wait) for path, wait in zip(self.live, waits, strict=True)]
         regions = self._shared(regions, expected, waits)
@@ -244,16 +243,20 @@ class _Follower:
         full[y0:y1, x0:x1] = region.mask
         return encode(full)
 
-    def finish(self) -> list[Track]:
-        """All paths that were seen often enough, as tracks, best first."""
-        paths = [
-            p for p in [*self.done, *self.live] if len(p.rows) >= min(self.settings.min_seen, len(self.grid))
-        ]
-        ranked = sorted(((self._score(path), path) for path in paths), key=lambda item: -item[0])
+    def _put_away(self, path: _Path) -> None:
+        """It is over: kept if it was seen often enough and is among the best."""
+        if len(path.rows) >= min(self.settings.min_seen, len(self.grid)):
+            self.over.add(self._score(path), path)
+
+    def finish(self) -> tuple[list[Track], list[str]]:
+        """The best of what was seen often enough, as tracks, best first, and notes."""
+        for path in self.live:
+            self._put_away(path)
+        self.live = []
         tracks = []
-        for number, (score, path) in enumerate(ranked[: self.settings.max_tracks]):
+        for number, (score, path) in enumerate(self.over.ranked()):
             tracks.append(fill_gaps(self._track(number, score, path), self.grid, self.settings.max_gap_s))
-        return tracks
+        return tracks, self.over.notes()
 
     def _score(self, path: _Path) -> float:
         """In [0, 1]: how clearly it stands out, and for how much of the video."""

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from tubelet.proposals.detections import Detection, Failures, associate, detect_every
 from tubelet.proposals.hub import load, need_phrases
 from tubelet.proposals.source import Picture, Source, fitted
-from tubelet.proposals.track import Track
+from tubelet.proposals.track import Found
 
 
 @dataclass(frozen=True, slots=True)
 class Owlv2Settings:
-    """model: folder or hub id. every: grid frames between detections. threshold: least score of a box.
+    """model: folder or hub id. every: frames looked at (rows of the grid) between detections. threshold: least score
+    of a box.
 
     min_iou, max_gap_s, min_seen, max_tracks: see `detections.associate`. long_side: pictures are made no larger.
     """
@@ -32,10 +33,8 @@ class Owlv2Settings:
     device: str | None = None
 
 
-def propose_owlv2(
-    source: Source, phrases: Sequence[str], settings: Owlv2Settings
-) -> tuple[list[Track], list[str], int]:
-    """Tracks of the phrases, notes, and how many boxes were cut at the frame."""
+def propose_owlv2(source: Source, phrases: Sequence[str], settings: Owlv2Settings) -> Found:
+    """Tracks of the phrases, best first."""
     import torch
 
     texts = list(need_phrases("owlv2", tuple(phrases)))
@@ -63,7 +62,7 @@ def propose_owlv2(
     failures = Failures("OWLv2", "long_side, or use a smaller model")
     size = fitted(source, None, settings.long_side)
     found = detect_every(source, settings.every, size, detect, failures)
-    tracks, n_clipped = associate(
+    tracks, notes, n_clipped = associate(
         found,
         source.grid,
         min_iou=settings.min_iou,
@@ -71,4 +70,4 @@ def propose_owlv2(
         min_seen=settings.min_seen,
         max_tracks=settings.max_tracks,
     )
-    return tracks, failures.notes(), n_clipped
+    return Found(tracks, failures.notes() + notes, n_clipped, failures.failed)

@@ -1,7 +1,8 @@
 """SAM 3 video (transformers Sam3Video*): finds and follows everything a phrase names, with masks.
 
 The model detects on every frame and tracks by itself. It keeps all frames of a session, so the video is worked on
-in windows: a session each, things joined over the frame that two windows share. Memory is that of one window.
+in windows: a session each, things joined over the frame that two windows share. Memory is that of one window and of
+the results (see `mask_paths`).
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ import numpy as np
 from tubelet.errors import RecipeError
 from tubelet.proposals.detections import CRASHES, Failures, windows
 from tubelet.proposals.hub import Loaded, load, need_phrases
-from tubelet.proposals.mask_paths import MaskPath, tracks_of
+from tubelet.proposals.mask_paths import MaskPath, MaskPaths
 from tubelet.proposals.rle import Mask
 from tubelet.proposals.source import Picture, Source, fitted, pictures
-from tubelet.proposals.track import Track
+from tubelet.proposals.track import Found
 
 Seen = dict[int, tuple[Mask, float, str]]  # the model's number of a thing -> mask, score, phrase
 
@@ -43,14 +44,12 @@ class Sam3Settings:
             raise RecipeError(f"window is at least 1 frame, got {self.window}")
 
 
-def propose_sam3(
-    source: Source, phrases: Sequence[str], settings: Sam3Settings
-) -> tuple[list[Track], list[str], int]:
-    """Tracks with masks of the phrases, best first, notes, and 0 (masks cannot leave the frame)."""
+def propose_sam3(source: Source, phrases: Sequence[str], settings: Sam3Settings) -> Found:
+    """Tracks with masks of the phrases, best first (masks cannot leave the frame)."""
     texts = need_phrases("sam3", tuple(phrases))
     part = load(settings.model, ("Sam3VideoProcessor", "Sam3VideoModel"), ("sam3_video",), settings.device)
     failures = Failures("SAM 3", "window or long_side")
-    paths: list[MaskPath] = []
+    paths = MaskPaths(len(source.grid), settings.min_seen, settings.max_tracks, settings.masks)
     shared: list[tuple[MaskPath, Mask]] = []  # who was where on the frame that begins the coming window
     for window in windows(pictures(source, fitted(source, None, settings.long_side)), settings.window):
         session = _session(part, texts)
@@ -64,13 +63,15 @@ def propose_sam3(
                 failures.add(row, error)
                 session, path_of = _session(part, texts), {}  # its state may be half changed
                 shared = last
+                paths.only(path for path, _ in shared)
                 continue
             last = []
             for number, (mask, score, label) in seen.items():
                 if score < settings.threshold:
                     continue
                 if number not in path_of:
-                    path_of[number] = _known(mask, label, shared, settings.min_iou) or MaskPath(label, score)
+                    known = _known(mask, label, shared, settings.min_iou)
+                    path_of[number] = known or paths.start(label, score)
                     shared = [item for item in shared if item[0] is not path_of[number]]
                 path = path_of[number]
                 path.score = max(path.score, score)
@@ -78,11 +79,9 @@ def propose_sam3(
                 last.append((path, mask))
             if place == len(window) - 1:
                 shared = last
-        for path in path_of.values():
-            if all(path is not known for known in paths):
-                paths.append(path)
-    tracks = tracks_of(paths, len(source.grid), settings.min_seen, settings.max_tracks, settings.masks)
-    return tracks, failures.notes(), 0
+        paths.only(path for path, _ in shared)
+    tracks, notes = paths.finish()
+    return Found(tracks, failures.notes() + notes, n_failed=failures.failed)
 
 
 def _session(part: Loaded, texts: Sequence[str]) -> Any:

@@ -19,12 +19,12 @@ import numpy as np
 from tubelet.errors import DataError, OutputError
 from tubelet.frames import Clip, FrameGrid
 from tubelet.proposals.rle import Rle
-from tubelet.proposals.track import Track, Tracks
+from tubelet.proposals.track import FloatArray, Track, Tracks
 from tubelet.video import Video
 
 SCHEMA_VERSION = 1
 KIND = "tubelet.tracks"
-CACHE_VERSION = 1  # grows when a provider gives other tracks for the same settings
+CACHE_VERSION = 2  # grows when a provider gives other tracks for the same settings
 
 _WHOLE_BYTES = 64 << 20  # larger files are hashed by their size and five pieces
 _PIECE_BYTES = 4 << 20
@@ -105,6 +105,7 @@ def tracks_to_dict(tracks: Tracks) -> dict[str, Any]:
         "video_hash": tracks.video_hash,
         "grid": tracks.grid.to_dict(),
         "n_clipped": tracks.n_clipped,
+        "n_failed": tracks.n_failed,
         "notes": list(tracks.notes),
         "tracks": [_track_to_dict(track) for track in tracks],
     }
@@ -126,6 +127,8 @@ def tracks_from_dict(data: Any) -> Tracks:
         "video_hash": (str, type(None)),
         "n_clipped": (int,),
     }
+    data = {"n_failed": 0, **data}  # files of before have none
+    kinds["n_failed"] = (int,)
     for key, kind in kinds.items():
         if key not in data or not isinstance(data[key], kind):
             raise DataError(f"{key} of a file of tracks is missing or wrong: {data.get(key)!r:.80}")
@@ -138,6 +141,7 @@ def tracks_from_dict(data: Any) -> Tracks:
         settings=dict(data["settings"]),
         n_clipped=data["n_clipped"],
         notes=tuple(str(note) for note in data["notes"]),
+        n_failed=data["n_failed"],
     )
 
 
@@ -148,13 +152,22 @@ def _track_to_dict(track: Track) -> dict[str, Any]:
         "label": track.label,
         "score": None if track.score is None else round(track.score, 6),
         "rows": rows.tolist(),
-        "boxes_xyxy": np.round(track.boxes_xyxy[rows], 6).tolist(),
+        "boxes_xyxy": _rounded(track.boxes_xyxy[rows]).tolist(),
     }
     if track.box_scores is not None:
         out["box_scores"] = np.round(track.box_scores[rows], 6).tolist()
     if track.masks is not None:
         out["masks"] = [mask.to_dict() if (mask := track.masks[row]) is not None else None for row in rows]
     return out
+
+
+def _rounded(boxes_xyxy: FloatArray) -> FloatArray:
+    """(N, 4) with six digits; a side shorter than that is rounded away from its middle: a box stays a box."""
+    low, high = boxes_xyxy[:, :2], boxes_xyxy[:, 2:]
+    flat = np.round(high, 6) <= np.round(low, 6)
+    low = np.where(flat, np.floor(low * 1e6) / 1e6, np.round(low, 6))
+    high = np.where(flat, np.ceil(high * 1e6) / 1e6, np.round(high, 6))
+    return np.concatenate([low, high], axis=1)
 
 
 def _track_from_dict(data: Any, n_frames: int) -> Track:
@@ -212,7 +225,8 @@ def cached(folder: Path | str, key: Mapping[str, Any], make: Callable[[], Tracks
     """The tracks kept in `folder` under `key`, or those of `make()`, which are then kept there.
 
     key: everything the tracks depend on (video hash, provider, settings, phrases, grid), plain data. A file that is
-    damaged or of another version is made again.
+    damaged or of another version is made again. Tracks of which a model failed on some frames are not kept: the next
+    try may do better.
     """
     text = json.dumps({"cache": CACHE_VERSION, **key}, sort_keys=True, ensure_ascii=False, default=str)
     name = hashlib.sha256(text.encode()).hexdigest()[:24]
@@ -223,5 +237,6 @@ def cached(folder: Path | str, key: Mapping[str, Any], make: Callable[[], Tracks
         except DataError:
             path.unlink(missing_ok=True)
     tracks = make()
-    save_tracks(tracks, path)
+    if not tracks.n_failed:
+        save_tracks(tracks, path)
     return tracks

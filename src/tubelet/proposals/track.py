@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Any, overload
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,8 @@ FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 
 _EDGE = 1e-6  # boxes may leave the frame by rounding only
+_SAME_PLACE = 0.5  # IoU of boxes from which a mask of a near frame is shown as it is
+_NO_MASK = "no mask for "  # how the note of `Tracks.on_grid` begins
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -115,6 +117,7 @@ class Tracks(Sequence[Track]):
         settings: that provider's settings, plain data.
         n_clipped: boxes that left the frame and were cut (or hidden, when nothing was left inside).
         notes: what went wrong on the way, one sentence each (frames that could not be read, ...).
+        n_failed: frames on which a model failed: what it would have found there is missing.
     """
 
     grid: FrameGrid
@@ -124,6 +127,7 @@ class Tracks(Sequence[Track]):
     settings: Mapping[str, Any] = field(default_factory=dict)
     n_clipped: int = 0
     notes: tuple[str, ...] = ()
+    n_failed: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tracks", tuple(self.tracks))
@@ -182,8 +186,30 @@ class Tracks(Sequence[Track]):
         return replace(self, tracks=tuple(self.tracks[i] for i in order[:count]))
 
     def on_grid(self, grid: FrameGrid) -> Tracks:
-        """The same tracks on other frames of the same video (see `resample`)."""
-        return replace(self, grid=grid, tracks=tuple(resample(t, self.grid, grid) for t in self.tracks))
+        """The same tracks on other frames of the same video (see `resample`).
+
+        A note says how many boxes of tracks with masks have no mask there (none: no note).
+        """
+        moved = tuple(resample(t, self.grid, grid) for t in self.tracks)
+        notes = [note for note in self.notes if not note.startswith(_NO_MASK)]
+        masked = [new for old, new in zip(self.tracks, moved, strict=True) if old.masks and any(old.masks)]
+        n_boxes = sum(len(track.rows) for track in masked)
+        n_masks = sum(mask is not None for track in masked for mask in track.masks or ())
+        if n_masks < n_boxes:
+            notes.append(
+                f"{_NO_MASK}{n_boxes - n_masks} of the {n_boxes} boxes that tracks with masks have on "
+                f"{len(grid)} frames: the box stands for it"
+            )
+        return replace(self, grid=grid, tracks=moved, notes=tuple(notes))
+
+
+class Found(NamedTuple):
+    """What a provider found, on the grid of its source: fields of `Tracks`."""
+
+    tracks: Sequence[Track]
+    notes: Sequence[str] = ()
+    n_clipped: int = 0
+    n_failed: int = 0
 
 
 def resample(track: Track, grid: FrameGrid, onto: FrameGrid) -> Track:
@@ -191,8 +217,10 @@ def resample(track: Track, grid: FrameGrid, onto: FrameGrid) -> Track:
 
     Between two neighbouring frames that both show the object, boxes and box scores are interpolated; where only
     one does, the object is shown on the half that is nearer to it. Before the first and after the last frame of
-    the grid the nearest box holds for half a step. Masks are not interpolated: they are carried only to frames
-    that are on both grids. Raises DataError when the grids are of different videos.
+    the grid the nearest box holds for half a step. Masks are not interpolated, moved or scaled: a frame shows the mask
+    of the nearest frame of the grid (so at most half a step away) as it is, and none where the thing has moved too far
+    for that (that frame's box and the interpolated one overlap by less than half, IoU).
+    Raises DataError when the grids are of different videos.
     """
     if (grid.fps, grid.width, grid.height) != (onto.fps, onto.width, onto.height):
         raise DataError(
@@ -221,9 +249,13 @@ def resample(track: Track, grid: FrameGrid, onto: FrameGrid) -> Track:
         scores = np.where(visible, track.box_scores[left] * (1 - part) + track.box_scores[right] * part, 0.0)
     masks = None
     if track.masks is not None:
-        row_of = {int(index): row for row, index in enumerate(grid.frame_index)}
+        from tubelet.metrics.boxes import paired_iou
+
+        near = np.where(near_left, left, right)
+        shown = visible & (paired_iou(track.boxes_xyxy[near], boxes) >= _SAME_PLACE)
         masks = tuple(
-            track.masks[row_of[int(index)]] if int(index) in row_of else None for index in onto.frame_index
+            track.masks[row] if fits else None
+            for row, fits in zip(near.tolist(), shown.tolist(), strict=True)
         )
     return replace(
         track,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tubelet.frames import FrameGrid
 from tubelet.proposals.source import Source
-from tubelet.proposals.track import Track
+from tubelet.proposals.track import Found, Track
 from tubelet.world import Scene, make_scene
 from tubelet.world.choreography import SceneConfig
 
@@ -23,13 +23,11 @@ class WorldTruthSettings:
     still: bool = False
 
 
-def propose_world_truth(
-    source: Source, phrases: Sequence[str], settings: WorldTruthSettings
-) -> tuple[list[Track], list[str], int]:
+def propose_world_truth(source: Source, phrases: Sequence[str], settings: WorldTruthSettings) -> Found:
     """One track per actor that is ever visible on the source's grid. Phrases are ignored."""
     config = SceneConfig(still=settings.still)
     scene = make_scene(settings.split, settings.seed, settings.index, config)
-    return tracks_of_scene(scene, source.grid), [], 0
+    return Found(tracks_of_scene(scene, source.grid))
 
 
 def tracks_of_scene(scene: Scene, grid: FrameGrid) -> list[Track]:

@@ -19,7 +19,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from tubelet.scale.grounding_output import KEPT_BAD, STAGE, BatchResult, write_c
 from tubelet.scale.job import Job, Report, Stage
 from tubelet.scale.ledger import Ledger, Part, open_ledger
 from tubelet.scale.pairs import BATCH_TASKS, BadLine, file_digest, folder_of, iter_pairs
+from tubelet.zeroshot.options import OPTION_FIELDS, check_options, means_zero_shot, options_from
 
 LEDGER = "ledger.sqlite"
 
@@ -45,6 +46,9 @@ class BatchSettings:
         model, method, device, dtype: as for `tubelet.load`; "" for its default.
         task: for pairs without one; "": stvg, rec for an image.
         span_reader: text, activity or both; "": the model's own.
+        proposals, proposals_file, phrases, preset, quality, zero_shot, provider, cache, split, endpoint,
+            endpoint_model, max_frame_tokens: of the zero-shot method, as `zeroshot.options.ZeroShotOptions` takes them.
+            A file of proposals is usually a pattern ("tracks/{stem}.json"); workers may share a cache.
         videos: folder that relative paths of videos belong to; "": that of the pairs.
         engine: "local" (processes of this machine) or "ray" (a cluster).
         workers: processes, each with a model of its own.
@@ -63,6 +67,18 @@ class BatchSettings:
     dtype: str = ""
     task: str = ""
     span_reader: str = ""
+    proposals: str = ""
+    proposals_file: str = ""
+    phrases: tuple[str, ...] = ()
+    preset: str = ""
+    quality: bool = False
+    zero_shot: dict[str, Any] = field(default_factory=dict)
+    provider: dict[str, Any] = field(default_factory=dict)
+    cache: str = ""
+    split: str = ""
+    endpoint: str = ""
+    endpoint_model: str = ""
+    max_frame_tokens: int = 0
     videos: str = ""
     engine: str = "local"
     workers: int = 1
@@ -84,6 +100,7 @@ class BatchSettings:
         _one_of("span_reader", self.span_reader, ("", "text", "activity", "both"))
         _one_of("dtype", self.dtype, ("", "float32", "bfloat16", "float16"))
         _one_of("task", self.task, ("", *BATCH_TASKS))
+        options_from(self)  # says itself what it cannot take
         for name in ("workers", "threads", "max_tries"):
             if getattr(self, name) < 1:
                 raise RecipeError(f"{name} is at least 1, got {getattr(self, name)}")
@@ -94,7 +111,16 @@ class BatchSettings:
             raise RecipeError(f"cpus and gpus are at least 0, got {self.cpus}, {self.gpus}")
 
 
-_DECIDES = ("method", "device", "dtype", "task", "span_reader", "threads", "overlays")
+_DECIDES = (
+    "method",
+    "device",
+    "dtype",
+    "task",
+    "span_reader",
+    "threads",
+    "overlays",
+    *(name for name in OPTION_FIELDS if name != "cache"),
+)
 """Settings that a result depends on; the others may change when a job is resumed."""
 
 
@@ -127,6 +153,10 @@ def ground_pairs(
 
     settings = settings or BatchSettings()
     settings = replace(settings, model=settings.model or default_model(settings.method))
+    settings = replace(  # workers may be elsewhere
+        settings, proposals_file=_absolute(settings.proposals_file), cache=_absolute(settings.cache)
+    )
+    _check_method(settings)
     source, folder = Path(pairs), Path(out)
     engine = _engine(settings.engine)
     base = folder_of(settings.videos) if settings.videos else source.parent
@@ -164,6 +194,19 @@ def _one_of(name: str, value: str, known: Sequence[str]) -> None:
 # --- before the work ---------------------------------------------------------------------------------
 
 
+def _absolute(path: str) -> str:
+    return str(Path(path).expanduser().absolute()) if path else ""
+
+
+def _check_method(settings: BatchSettings) -> None:
+    """Options of the zero-shot method are checked before any worker starts, and never ignored."""
+    options = options_from(settings)
+    if means_zero_shot(settings.model, settings.method):
+        check_options(options, settings.model)
+    elif given := options.given():
+        raise RecipeError(f"{given[0]} is for attention over proposals: add the method zero-shot")
+
+
 def _engine(name: str) -> Any:
     if name == "local":
         from tubelet.scale.local import run_local
@@ -187,7 +230,7 @@ def _identity(source: Path, base: Path, settings: BatchSettings) -> dict[str, An
     model = find_model(settings.model)
     if not (model / "config.json").is_file():
         raise ModelError(f"{settings.model} is no model: the folder holds no config.json")
-    named = {name: getattr(settings, name) for name in _DECIDES}
+    named = {name: to_dict(getattr(settings, name)) for name in _DECIDES}
     return {
         "pairs": pairs,
         "videos": str(base.resolve()),
@@ -199,7 +242,8 @@ def _identity(source: Path, base: Path, settings: BatchSettings) -> dict[str, An
 
 def _check_same(ledger: Ledger, identity: Mapping[str, Any], folder: Path) -> None:
     before = json.loads(ledger.meta("identity") or "{}")
-    other = [name for name, value in identity.items() if before.get(name) != value]
+    # what an older version did not know of was not given
+    other = [name for name, value in identity.items() if (before.get(name) or None) != (value or None)]
     if not other:
         return
     words = [
@@ -310,7 +354,7 @@ def _job(settings: BatchSettings, folder: Path) -> Job:
     options = {
         "model": str(model.resolve()) if model.is_dir() else settings.model,
         "name": settings.model,
-        **{name: getattr(settings, name) for name in _DECIDES if name != "task"},
+        **{name: to_dict(getattr(settings, name)) for name in (*_DECIDES, "cache") if name != "task"},
         "folder": str(folder.resolve()),
     }
     stage = Stage(STAGE, _STEP, options, settings.workers, settings.cpus, settings.gpus)

@@ -15,11 +15,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from tubelet.config_io import from_dict
 from tubelet.errors import OutputError, QueryError, TubeletError, VideoError
 from tubelet.scale.pairs import Pair, safe_name
 from tubelet.tube import Prediction, Span
 from tubelet.video import Video, open_video
 from tubelet.video.probe import IMAGE_SUFFIXES
+from tubelet.zeroshot.options import ZeroShotOptions, load_chosen
 
 OVERLAYS = "overlays"
 
@@ -34,6 +36,7 @@ def make_grounding(
     threads: int = 0,
     overlays: str = "",
     folder: str = "",
+    **zero_shot: Any,
 ) -> Callable[[str, Sequence[str]], list[str]]:
     """Load the model; returns step(key, payloads of the pairs of one video) -> lines.
 
@@ -42,14 +45,15 @@ def make_grounding(
         name: what the predictions call the model.
         threads: of torch, in this process; 0 leaves them.
         overlays: "", "video" or "question": annotated videos in `folder`/overlays.
+        zero_shot: fields of `zeroshot.options.ZeroShotOptions`.
     """
     import torch
 
-    from tubelet.grounder import load
-
     if threads:
         torch.set_num_threads(threads)
-    grounder = load(model, device or None, dtype or None, method=method or None)
+    grounder = load_chosen(
+        model, method, from_dict(ZeroShotOptions, zero_shot), device or None, dtype or None
+    )
 
     def step(key: str, payloads: Sequence[str]) -> list[str]:
         if not payloads:  # all its pairs were repeated ids, left out

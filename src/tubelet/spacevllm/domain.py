@@ -61,15 +61,19 @@ def fit_domain(rows: npt.NDArray[np.float64]) -> Domain:
     return Domain(tuple(mean.tolist()), tuple(map(tuple, precision.tolist())), limit)
 
 
-def domain_note(domain: Domain, pixels: npt.NDArray[np.uint8], name: str) -> str | None:
-    """One sentence when the clip does not look like the training data, else None."""
+def domain_note(
+    domain: Domain,
+    pixels: npt.NDArray[np.uint8],
+    name: str,
+    instead: str = "--model path/to/a/SpaceVLLM/folder",
+) -> str | None:
+    """One sentence when the clip does not look like the training data, else None. instead: what to load then."""
     far = _distance(statistics(pixels), np.array(domain.mean), np.array(domain.precision))
     if far <= domain.limit:
         return None
     return (
         f"this model knows only {name or 'its training data'}, and this video does not look like it: "
-        "do not trust the answer. For real footage load a full-size model, for example "
-        "--model path/to/a/SpaceVLLM/folder"
+        f"do not trust the answer. For real footage load a full-size model, for example {instead}"
     )
 
 

@@ -1,10 +1,12 @@
 """A sentence as two sub-queries: how its target looks, and what it does (paper, 3.3; DSTH).
 
     "the man in red stands up and sits down"  ->  attribute "the man in red", action "the man stands up and sits down"
+    "what does the child in red push?"        ->  action "an object that the child pushes"
 
 By rules (no model), by the loaded MLLM, or by any function that answers an instruction with JSON. What cannot be used
-is asked once more, then the rules decide, and the result says so. A part that is not there is None: the whole sentence
-is asked instead, as published.
+is asked once more, with the reason, then the rules decide, and the result says so. A part that is not there is None:
+the whole sentence is asked instead, as published. A question, and "there is ...", cannot stand in "Is there {text} in
+this video?": the whole of it as a statement ("a person who holds a cup") then stands for the missing part.
 """
 
 from __future__ import annotations
@@ -14,91 +16,54 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-# words after which the description of a thing ends and what it does begins
-_RELATIVE = re.compile(r"\b(?:that|who|which)\b", re.IGNORECASE)
-_QUESTION = re.compile(r"^(?:what|who|which|where)\b", re.IGNORECASE)
-_ARTICLE = ("a", "an", "the", "his", "her", "their")
-_NOT_VERBS = frozenset(
-    [
-        "is",
-        "this",
-        "dress",
-        "glass",
-        "grass",
-        "bus",
-        "stairs",
-        "steps",
-        "clothes",
-        "glasses",
-        "pants",
-        "shoes",
-        "jeans",
-        "shorts",
-        "trousers",
-        "cross",
-        "across",
-        "always",
-        "towards",
-        "besides",
-        "downstairs",
-        "upstairs",
-        "sometimes",
-        "others",
-        "its",
-        "his",
-        "hers",
-        "theirs",
-        "as",
-        "was",
-        "has",
-        "does",
-        "sunglasses",
-    ]
-)
-_PLACES = frozenset(
-    [
-        "in",
-        "on",
-        "at",
-        "of",
-        "with",
-        "to",
-        "from",
-        "by",
-        "near",
-        "behind",
-        "beside",
-        "under",
-        "over",
-        "left",
-        "right",
-        "next",
-        "front",
-        "and",
-    ]
-)
-_ING_NOUNS = frozenset([
-    "awning", "building", "ceiling", "clothing", "drawing", "duckling", "dumpling", "earring",
-    "frosting", "painting", "pudding", "railing", "sibling", "something", "spring", "string",
-    "stuffing", "topping",
+from tubelet.zeroshot.questions import is_question, phrases_of, read_sentence, subject_of
+
+__all__ = ["INSTRUCTION", "SubQueries", "by_model", "by_rules", "phrases_of", "question_of", "subject_of"]
+
+_SMALL = frozenset([
+    "a", "an", "the", "his", "her", "their", "its", "in", "on", "at", "of", "with", "to", "from", "by", "near",
+    "behind", "beside", "under", "over", "left", "right", "next", "front", "and", "is", "are", "was", "were", "be",
+    "been", "being", "has", "have", "does", "do", "did", "that", "who", "which",
 ])  # fmt: skip
-_NAMELESS = frozenset([
-    "one", "ones", "it", "thing", "things", "something", "object", "first", "second", "third", "fourth",
-    "last", "middle", "center", "centre", "left", "right", "top", "bottom", "front", "back", "side",
-    "same", "other", "he", "she", "they", "him", "her", "them",
+_STANDS_FOR = frozenset([
+    "person", "people", "someone", "somebody", "animal", "object", "something", "thing", "item", "man", "woman", "one",
 ])  # fmt: skip
+_IRREGULAR = {
+    form: forms[0]
+    for forms in (
+        ("sit", "sat", "seated", "seat"), ("stand", "stood"), ("lie", "lying", "lay", "laid", "laying", "lies"),
+        ("hold", "held"), ("ride", "rode", "ridden", "riding"), ("run", "ran"), ("go", "goes", "going", "went", "gone"),
+        ("take", "took", "taken"), ("give", "gave", "given"), ("wear", "wore", "worn"), ("speak", "spoke", "spoken"),
+        ("throw", "threw", "thrown"), ("catch", "caught"), ("bring", "brought"), ("fall", "fell", "fallen"),
+        ("come", "came", "coming"), ("get", "got", "getting"), ("leave", "left", "leaves"), ("bite", "bit", "bitten"),
+        ("eat", "ate", "eaten"), ("drink", "drank", "drunk"), ("drive", "drove", "driven"), ("fly", "flew", "flown"),
+        ("feed", "fed"), ("fight", "fought"), ("put", "puts"), ("make", "made"), ("see", "saw", "seen"),
+        ("child", "children"), ("man", "men"), ("woman", "women"), ("person", "people"), ("foot", "feet"),
+    )
+    for form in forms
+}  # fmt: skip
 _CONTENT = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?")
-_STEM = 4  # letters by which two forms of a word are told to be one
-INSTRUCTION = """Split a sentence about one person or thing in a video into two parts.
-"attribute": who or what it is and looks like: clothes, colour, position, relation to others. No action of it.
-"action": the bare subject and everything it does, in order. No clothes, no colours, no positions.
-Use only words of the sentence. Use "" for a part that the sentence does not have. Answer with JSON only.
+_UNSPACED = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
+)  # Thai, Lao, Burmese, Khmer, Japanese, Chinese
+_MOST_OBJECTS = 50  # of an answer, from its end
+INSTRUCTION = """Split a sentence about one target in a video (a person, animal or thing) into two parts about it.
+"attribute": what the target is and looks like: clothes, colour, place, relation to others. No action of it.
+"action": the bare target and everything it does or that is done to it, in order. No clothes, no colours, no places.
+A question asks for its target: write "a person" for who, "an object" for what. Never describe the one who acts instead.
+Otherwise use only words of the sentence. Use "" for a part that the sentence does not have. Answer with JSON only.
 Sentence: the tall woman beside the door picks up a cup and drinks
 {"attribute": "the tall woman beside the door", "action": "the woman picks up a cup and drinks"}
-Sentence: what does the child in the blue coat push?
-{"attribute": "the child in the blue coat", "action": "the child pushes something"}
 Sentence: a white dog on the left of the sofa
 {"attribute": "a white dog on the left of the sofa", "action": ""}
+Sentence: what does the child in the blue coat push?
+{"attribute": "", "action": "an object that the child in the blue coat pushes"}
+Sentence: who is next to the grey horse?
+{"attribute": "a person next to the grey horse", "action": ""}
+Sentence: who throws the hat over the fence?
+{"attribute": "", "action": "a person throws the hat over the fence"}
+Sentence: where is the boy in the green cap who runs away?
+{"attribute": "the boy in the green cap", "action": "the boy runs away"}
 Sentence: """
 
 
@@ -113,107 +78,66 @@ class SubQueries:
 
 
 def by_rules(sentence: str) -> SubQueries:
-    """Split at "that/who/which", or at the first word that looks like a verb of a third person ("sits")."""
-    text = " ".join(sentence.split()).rstrip(".?! ")
-    if _QUESTION.match(text):
-        return _of_question(text)
-    relative = _RELATIVE.search(text)
-    if relative and relative.start() > 0:
-        attribute, action = text[: relative.start()].strip(), text[relative.end() :].strip()
-        return SubQueries(attribute, f"{bare_noun(attribute)} {action}" if action else None, "rules")
-    words = text.split()
-    for at in range(1, len(words)):
-        if _looks_like_a_verb(words, at):
-            attribute, action = " ".join(words[:at]), " ".join(words[at:])
-            return SubQueries(attribute, f"{bare_noun(attribute)} {action}", "rules")
-    return SubQueries(text or None, None, "rules")
+    """Read the sentence as `questions.read_sentence` does; English only, other languages are all attribute."""
+    found = read_sentence(sentence)
+    return _said(SubQueries(found.attribute, found.action, "rules"), sentence)
 
 
-def _of_question(text: str) -> SubQueries:
-    """ "which red ball rolls" is a sentence about a red ball; "what/who does X hold" is one about what X holds."""
-    words = text.split()
-    does = next((k for k, w in enumerate(words) if w.lower() in ("does", "is", "did")), None)
-    if words[0].lower() == "which" and len(words) > 1 and does != 1:
-        return by_rules("the " + " ".join(words[1:]))
-    if does is not None and does + 1 < len(words):
-        return SubQueries(None, " ".join(words[does + 1 :]), "rules")
-    rest = " ".join(words[1:])
-    return SubQueries(None, f"something {rest}" if rest else None, "rules")
-
-
-def _looks_like_a_verb(words: list[str], at: int) -> bool:
-    word, before = words[at].lower().strip(","), words[at - 1].lower()
-    if not word.endswith("s") or word.endswith("ss") or word in _NOT_VERBS or not word.isalpha():
-        return False
-    return before not in _ARTICLE and before not in _PLACES and len(word) > 3
-
-
-def bare_noun(attribute: str) -> str:
-    """ "the tall man in purple clothes" -> "the man": article and the last word before a preposition."""
-    words = attribute.split()
-    head = next(
-        (k for k, w in enumerate(words) if k > 0 and w.lower() in _PLACES | {"wearing", "to"}), len(words)
-    )
-    noun = words[max(0, head - 1)]
-    article = words[0].lower() if words[0].lower() in _ARTICLE else "the"
-    return noun if len(words) == 1 else f"{article} {noun}"
-
-
-def subject_of(sentence: str) -> str | None:
-    """The bare noun of what a sentence is about, for a detector: "the tall man in red sits" -> "man".
-
-    None where the sentence does not name it: questions after it ("what does the child push?"), "the one on the left".
-    """
-    text = " ".join(sentence.split()).strip(".?! ")
-    words = text.split()
-    if not words:
-        return None
-    first = words[0].lower()
-    if first == "who":
-        return "person"
-    if first == "what":
-        return None
-    if first == "where":
-        text = " ".join(words[2:])
-    description = by_rules(text).attribute or ""
-    named = [word.strip(",;:\"'()").lower() for word in description.split()]
-    head = next((k for k, word in enumerate(named) if k > 0 and _ends_a_noun(word)), len(named))
-    nouns = [word for word in named[:head] if _CONTENT.fullmatch(word) and word not in _ARTICLE]
-    return nouns[-1] if nouns and nouns[-1] not in _NAMELESS else None
-
-
-def _ends_a_noun(word: str) -> bool:
-    """Does the description go on behind the noun here: a place, or what it is doing ("sitting", but not "ring")?"""
-    return word in _PLACES | {"that", "is", "are"} or (
-        word.endswith("ing") and len(word) > 5 and word not in _ING_NOUNS
-    )
+def _said(parts: SubQueries, sentence: str) -> SubQueries:
+    """Of a question, the part that is not there is the whole question as a statement; of a statement it is None."""
+    found = read_sentence(sentence)
+    if not found.restated:
+        return parts
+    return replace(parts, attribute=parts.attribute or found.whole, action=parts.action or found.whole)
 
 
 def by_model(sentence: str, answer: Callable[[str], str], source: str) -> SubQueries:
-    """Ask with the instruction; unusable answers are asked for once more, then the rules decide (`note` says why)."""
-    problem = ""
+    """Ask with the instruction; unusable answers are asked for once more, then the rules decide (`note` says why).
+
+    answer: raises ValueError where none could be had. The second request says what was wrong with the first answer.
+    """
+    asked = INSTRUCTION + " ".join(sentence.split()) + "\n"
+    problem, wrong = "", ""
     for _ in range(2):
         try:
-            return replace(
-                _read(sentence, answer(INSTRUCTION + " ".join(sentence.split()) + "\n")), source=source
-            )
+            text = answer(asked + wrong)
         except ValueError as error:
             problem = str(error)
+            continue
+        try:
+            return _said(replace(_read(sentence, text), source=source), sentence)
+        except ValueError as error:
+            problem = str(error)
+            wrong = f"Your first answer could not be used: {problem:.200}. Answer again, with one JSON object only.\n"
     return replace(by_rules(sentence), note=f"{source} gave no usable parts ({problem}); split by rules")
 
 
 def _read(sentence: str, text: str) -> SubQueries:
-    """The first JSON object of an answer. ValueError for everything that is not two texts made of the sentence."""
-    start = text.find("{")
-    if start < 0:
-        raise ValueError("no JSON in the answer")
-    try:
-        found, _ = json.JSONDecoder().raw_decode(text[start:])
-    except (ValueError, RecursionError):
-        raise ValueError("broken JSON in the answer") from None
-    parts = {}
+    """The last usable JSON object of an answer, thoughts left out. ValueError where there is none, with the reason."""
+    text = text.rpartition("</think>")[2]
+    if "<think>" in text:
+        raise ValueError("the answer ends before its thoughts do")
+    problem = "no JSON in the answer"
+    starts = [k for k, mark in enumerate(text) if mark == "{"][-_MOST_OBJECTS:]
+    for start in reversed(starts):
+        try:
+            found, _ = json.JSONDecoder().raw_decode(text[start:])
+        except (ValueError, RecursionError):
+            problem = problem if problem != "no JSON in the answer" else "broken JSON in the answer"
+            continue
+        try:
+            return _parts(sentence, found)
+        except ValueError as error:
+            problem = str(error) if problem.endswith("in the answer") else problem  # the last object's
+    raise ValueError(problem)
+
+
+def _parts(sentence: str, found: object) -> SubQueries:
+    """An object's two texts, null as "". ValueError for everything that is not two texts made of the sentence."""
+    parts: dict[str, str | None] = {}
     for name in ("attribute", "action"):
-        value = found.get(name) if isinstance(found, dict) else None
+        value = found.get(name, 0) if isinstance(found, dict) else 0
+        value = "" if value is None else value
         if not isinstance(value, str) or len(value) > 4 * len(sentence) + 40:
             raise ValueError(f"no text under {name!r}")
         parts[name] = " ".join(value.split()) or None
@@ -226,14 +150,46 @@ def _read(sentence: str, text: str) -> SubQueries:
 
 
 def _made_of(part: str, sentence: str) -> bool:
-    """Are at least half of the words that say something in `part` words of the sentence ("pushes" for "push")?
+    """Are at least half of the words that say something in `part` words of the sentence ("is seated" for "sits")?
 
-    Models that answer with one of the examples share "the" and "in" with every sentence.
+    Models that answer with one of the examples share "the" and "in" with every sentence. Of a question, "a person"
+    and "an object" stand for what it asks. Scripts without spaces are compared by characters.
     """
-    known = {word.lower()[:_STEM] for word in _CONTENT.findall(sentence)}
-    said = [word.lower() for word in _CONTENT.findall(part)]
-    telling = [word for word in said if word not in _PLACES and word not in _ARTICLE] or said
-    return 2 * sum(word[:_STEM] in known for word in telling) >= len(telling) > 0
+    known = {_stem(word) for word in _units(sentence)}
+    said = _units(part)
+    small = _SMALL | _STANDS_FOR if is_question(sentence) else _SMALL
+    telling = [word for word in said if word not in small]
+    if not telling and is_question(sentence):
+        return bool(said)
+    telling = telling or said
+    return 2 * sum(_stem(word) in known for word in telling) >= len(telling) > 0
+
+
+def _units(text: str) -> list[str]:
+    """Words in lower case; of scripts without spaces, characters."""
+    units: list[str] = []
+    for run in _CONTENT.findall(text.lower()):
+        units += list(run) if _UNSPACED.search(run) else [run]
+    return units
+
+
+def _stem(word: str) -> str:
+    """What the forms of a word have in common: "sits", "sitting", "sat" and "seated" are "sit"."""
+    word = word.removesuffix("'s")
+    if word in _IRREGULAR:
+        return _IRREGULAR[word]
+    if word.endswith(("ies", "ied")) and len(word) > 4:
+        word = word[:-3] + "y"
+    elif word.endswith(("ing", "ed")) and len(word) > 5:
+        word = word[:-3] if word.endswith("g") else word[:-2]
+    elif word.endswith(("ses", "xes", "zes", "ches", "shes", "oes")):
+        word = word[:-2]
+    elif word.endswith("s") and not word.endswith("ss") and len(word) > 3:
+        word = word[:-1]
+    word = _IRREGULAR.get(word, word)
+    if len(word) > 3 and word[-1] == word[-2]:
+        word = word[:-1]  # "sitt", "kiss"
+    return _IRREGULAR.get(word, word.removesuffix("e"))
 
 
 def question_of(text: str, wording: str) -> str:

@@ -5,48 +5,53 @@
 
 encode() decodes, reads the video into the model and makes the proposals, once; every sentence then is a forward of two
 questions. A provider that must be told what to look for, and was told nothing, looks for the subject of each sentence
-when it is asked, once per subject. Confidence is the share of the chosen track among the scores of all tracks (of two
-equal ones 0.5).
+when it is asked, once per subject. Confidence is how surely the model says yes to the question, the score of a tube is
+the share of its track among the scores of all tracks (answers.py).
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tubelet import __version__
 from tubelet.errors import ModelError, QueryError, TubeletError
 from tubelet.frames import Clip, FrameGrid
-from tubelet.mllm.parts import Mllm, VisualTokens
+from tubelet.mllm.memory import memory_guard
+from tubelet.mllm.parts import Mllm
 from tubelet.proposals import NEED_PHRASES, Tracks, check_provider, fill_gaps, propose_tracks
 from tubelet.proposals.source import DEFAULT_FPS
 from tubelet.proposals.store import video_hash
 from tubelet.spacevllm.domain import Domain, domain_note, load_domain
 from tubelet.spacevllm.prompts import check_query
-from tubelet.tube import Prediction, Span, Tube
-from tubelet.video import Video, open_video, read_clip_report, sample_indices, sample_rate, sample_uniform
-from tubelet.zeroshot.decompose import SubQueries, by_rules, subject_of
-from tubelet.zeroshot.encoded import EncodedVideo, Later, nothing_found, same_target, span_of, tube_of
+from tubelet.tube import Prediction, Span
+from tubelet.video import Video, open_video, read_clip_report, sample_indices, sample_rate
+from tubelet.zeroshot.answers import answer, common_fields
+from tubelet.zeroshot.crashes import named_crashes
+from tubelet.zeroshot.decompose import SubQueries, by_rules, phrases_of
+from tubelet.zeroshot.encoded import EncodedVideo, Later, backwards, same_target, step_edges_s
 from tubelet.zeroshot.method import Choice, choose
-from tubelet.zeroshot.regions import scores_per_frame, track_weights
-from tubelet.zeroshot.settings import ZeroShotSettings, as_folder_says
+from tubelet.zeroshot.regions import scores_per_frame, weights_on_steps
+from tubelet.zeroshot.sampling import frames_to_read, grid_of_files, rows_to_read
+from tubelet.zeroshot.settings import ZeroShotSettings, settings_for
 from tubelet.zeroshot.splitting import Endpoint, Splitter, make_splitter
 
 Source = str | Path | Video | Clip
 TASKS = ("stvg", "tvg", "svg", "rec")
+_FULL_SIZE = "--model Qwen/Qwen2.5-VL-7B-Instruct --proposals grounding-dino-sam2"  # for any footage
+_LESS_MEMORY = "read fewer frames, lower max_frame_tokens, or give fewer proposals"
 _LONGEST_GAP_S = 1.0  # boxes are interpolated over gaps up to here (key frames, short occlusions)
 
 
 def load_zero_shot(
     model: str | Path = "pico-base",
     proposals: str = "motion",
-    settings: ZeroShotSettings = ZeroShotSettings(),
+    settings: Mapping[str, Any] | ZeroShotSettings | None = None,
     device: str | None = None,
     dtype: str | None = None,
     split: str | Endpoint = "rules",
@@ -54,25 +59,33 @@ def load_zero_shot(
     max_frame_tokens: int | None = None,
     layout: str = "trained",
     proposal_model: str | None = None,
+    preset: str = "tubelet",
     **proposal_settings: Any,
 ) -> ZeroShotGrounder:
     """Load a video MLLM (embedded name, folder or hub id) for grounding without training.
 
+    settings: changes ({"token": "relative"}) of `preset` and of what the model's folder says (`settings_for` tells
+    what wins); or a whole ZeroShotSettings, which is taken as it is, whatever the folder says.
     split: who makes sub-queries for tuning: "rules", "model" or an `Endpoint`. cache: folder for sub-queries and
     proposals. max_frame_tokens, layout: as in `load_mllm`. proposal_settings: of `propose_tracks` (phrases, ...).
     Without phrases, a provider that needs some looks for the subject of each sentence ("man"). proposal_model: the
-    setting `model` of owlv2 and sam3 (here `model` is the video MLLM). A folder may say how its model is asked
-    (`settings.as_folder_says`; pico-base does).
+    setting `model` of owlv2 and sam3 (here `model` is the video MLLM). device: also of a provider that has one.
     """
     from tubelet.grounder import find_model
     from tubelet.mllm.loading import load_mllm
 
     if proposal_model is not None:
         proposal_settings["model"] = proposal_model
+    if device is not None and proposals in NEED_PHRASES:
+        proposal_settings.setdefault("device", device)
     check_provider(proposals, proposal_settings)
+    if not isinstance(settings, ZeroShotSettings):
+        settings = settings_for(find_model(model) if layout == "trained" else None, settings, preset)
+    elif preset != "tubelet":
+        raise QueryError(
+            f"whole settings are taken as they are: give changes to the preset {preset}, or no preset"
+        )
     mllm = load_mllm(model, device, dtype, max_frame_tokens, layout)
-    if layout == "trained":
-        settings = as_folder_says(settings, find_model(model))
     folder = None if cache is None else Path(cache).expanduser()
     if folder is not None:
         proposal_settings.setdefault("cache", folder / "tracks")
@@ -115,7 +128,7 @@ class Known:
             np.asarray(Image.fromarray(p).resize((self.side, self.side), Image.Resampling.BICUBIC))
             for p in clip.pixels
         ]
-        return domain_note(self.domain, np.stack(pictures), self.name)
+        return domain_note(self.domain, np.stack(pictures), self.name, _FULL_SIZE)
 
 
 class ZeroShotGrounder:
@@ -166,68 +179,75 @@ class ZeroShotGrounder:
 
     def encode(self, video: Source, window: Span | None = None, tracks: Tracks | None = None) -> EncodedVideo:
         """Decode, read, propose. tracks: proposals made before; DataError when they are of another video."""
+        source = video if isinstance(video, Video | Clip) else open_video(video)
+        with named_crashes("reading this video"):
+            return self._encode(source, window, tracks)
+
+    def _encode(self, source: Video | Clip, window: Span | None, tracks: Tracks | None) -> EncodedVideo:
         start = time.perf_counter()
         notes: list[str] = []
-        if isinstance(video, Clip):
-            name, whole, clip = "clip", video, video
-            keep = np.unique(
-                np.linspace(0, len(video) - 1, min(len(video), self.max_frames)).round().astype(int)
-            )
-            if len(keep) < len(video):
-                grid = video.grid
-                part = replace(grid, frame_index=grid.frame_index[keep], times_s=grid.times_s[keep])
-                clip = Clip(video.pixels[keep], part)
-            source: Video | Clip = whole
+        if tracks is not None:
+            tracks.check_hash(video_hash(source))
+        own = self._frames_of_proposals(source, tracks)
+        if isinstance(source, Clip):
+            name, clip, grid = "clip", source, source.grid
+            rows = rows_to_read(source, self.max_frames, own)
+            if len(rows) < len(source):
+                part = replace(grid, frame_index=grid.frame_index[rows], times_s=grid.times_s[rows])
+                clip = Clip(source.pixels[rows], part)
         else:
-            source = video if isinstance(video, Video) else open_video(video)
             name = str(source.path)
-            clip, report = read_clip_report(source, sample_uniform(source, self.max_frames, window))
+            clip, report = read_clip_report(source, frames_to_read(source, self.max_frames, window, own))
             notes += report.notes
         strange = None if self.domain is None else self.domain.note(clip)
         notes += [strange] if strange else []
         decoded = time.perf_counter()
         visual = self.mllm.encode(clip)
         steps = visual.grid
-        middle = steps.frames[:, steps.frames.shape[1] // 2]
-        grid = replace(
-            clip.grid, frame_index=clip.grid.frame_index[middle], times_s=clip.grid.times_s[middle]
-        )
         prefix = self.mllm.prefix(visual)
         read = time.perf_counter()
         state = EncodedVideo(
             name,
-            grid,
+            clip.grid,
+            step_edges_s(steps, clip.grid),
             len(clip) == 1,
             visual,
             prefix,
-            Tracks(grid, provider=self.proposals),
-            np.zeros((0, len(grid), steps.n_rows, steps.n_columns)),
+            Tracks(clip.grid, provider=self.proposals),
+            np.zeros((0, *steps.shape)),
             (self.name, self.revision),
             {"decode_s": decoded - start, "encode_s": read - decoded, "proposals_s": 0.0},
             notes=tuple(notes),
             clip=None if steps.one_frame_per_step else clip,
+            sampled="cells" if own is None else "published",
         )
-        if tracks is not None:
-            tracks.check_hash(video_hash(source))
-        elif self.proposals in NEED_PHRASES and not self.proposal_settings.get("phrases"):
-            return replace(state, later=Later(source, clip.grid))
-        else:
-            tracks = self._propose(source, clip.grid)
+        if tracks is None:
+            if self.proposals in NEED_PHRASES and not self.proposal_settings.get("phrases"):
+                return replace(state, later=Later(source, clip.grid))
+            tracks = self._propose(source, clip.grid, own=own)
         return self._with_tracks(state, tracks, time.perf_counter() - read)
 
+    def _frames_of_proposals(self, source: Video | Clip, tracks: Tracks | None) -> FrameGrid | None:
+        """For published sampling, where proposals are there before the video is read: given, or in files."""
+        if self.settings.sampling != "published":
+            return None
+        if tracks is not None:
+            return tracks.grid
+        return grid_of_files(source, self.proposal_settings) if self.proposals == "files" else None
+
     def _with_tracks(self, state: EncodedVideo, tracks: Tracks, seconds: float) -> EncodedVideo:
-        """The video with these proposals, moved onto the steps of its map."""
+        """The video with these proposals, on the frames that the model read and weighed in the steps of its map."""
         filled = tuple(fill_gaps(track, tracks.grid, _LONGEST_GAP_S) for track in tracks)
         dense = replace(tracks, tracks=filled)
         placed = dense.on_grid(state.grid)
-        steps = state.visual.grid
-        notes = [*state.notes, *tracks.notes]
+        chosen = self._for_model
+        notes = [*state.notes, *(placed if chosen.region == "mask" else tracks).notes]
         if tracks.n_clipped:
             notes.append(f"{tracks.n_clipped} boxes of the proposals left the frame and were cut")
         return replace(
             state,
             tracks=placed,
-            weights=track_weights(placed, (steps.n_rows, steps.n_columns), self._for_model),
+            weights=weights_on_steps(placed, dense, state.visual.grid, state.edges_s, chosen),
             timings_s={**state.timings_s, "proposals_s": seconds},
             notes=tuple(notes),
             dense=dense,
@@ -236,29 +256,32 @@ class ZeroShotGrounder:
 
     def _looked_for(self, state: EncodedVideo, later: Later, text: str) -> EncodedVideo:
         """The video with proposals of what the sentence is about, made once for each such thing."""
-        phrase = subject_of(text)
-        if phrase is None:
-            raise QueryError(
-                f"{self.proposals} looks for what it is told, and this sentence names no thing to look for: give "
-                'phrases (for example "person"), or use the provider motion, which needs none'
-            )
-        if phrase not in later.found:
+        wanted = phrases_of(text)
+        if wanted.phrases not in later.found:
             start = time.perf_counter()
-            tracks = self._propose(later.source, later.read, phrase)
-            later.found[phrase] = self._with_tracks(state, tracks, time.perf_counter() - start)
-        return later.found[phrase]
+            tracks = self._propose(later.source, later.read, wanted.phrases)
+            found = self._with_tracks(state, tracks, time.perf_counter() - start)
+            notes = (*found.notes, wanted.note) if wanted.note else found.notes
+            later.found[wanted.phrases] = replace(found, notes=notes)
+        return later.found[wanted.phrases]
 
     @property
     def _for_model(self) -> ZeroShotSettings:
         capabilities = self.mllm.capabilities
         return self.settings.for_model(capabilities.family, capabilities.n_layers)
 
-    def _propose(self, source: Video | Clip, read: FrameGrid, phrase: str | None = None) -> Tracks:
-        """Proposals on the usual frames and on those that the model reads, so that masks meet its steps."""
+    def _propose(
+        self, source: Video | Clip, read: FrameGrid, phrases: Sequence[str] = (), own: FrameGrid | None = None
+    ) -> Tracks:
+        """Proposals on the usual frames and on those that the model reads, so that masks meet its steps; or on frames
+        of their own."""
         wanted = dict(self.proposal_settings)
-        if phrase is not None:
-            wanted["phrases"] = [phrase]
-        if isinstance(source, Video) and not source.is_image and "grid" not in wanted:
+        if phrases:
+            wanted["phrases"] = list(phrases)
+        if isinstance(source, Video) and own is not None:
+            wanted.pop("fps", None)
+            wanted["grid"] = own
+        elif isinstance(source, Video) and not source.is_image and "grid" not in wanted:
             usual = sample_rate(source, float(wanted.pop("fps", DEFAULT_FPS)))
             both = np.union1d(usual.frame_index, read.frame_index)
             wanted["grid"] = sample_indices(source, both)
@@ -309,114 +332,53 @@ class ZeroShotGrounder:
 
     def _one(self, state: EncodedVideo, query: str, task: str, span: Span | None) -> Prediction:
         start = time.perf_counter()
+        chosen = self._for_model
+        parts: SubQueries | None = None
+        found: Choice | None = None
+
+        def common() -> dict[str, Any]:
+            seconds = time.perf_counter() - start
+            return common_fields(self.mllm.name, state, chosen, parts, found, seconds, self._always())
+
         try:
-            text = check_query(query)
-            if state.later is not None:
-                state = self._looked_for(state, state.later, text)
-            if task == "svg" and span is None:
-                raise QueryError(
-                    "task svg asks where something is in a given span: give span=Span(start_s, end_s)"
-                )
-            chosen = self._for_model
-            if chosen.lower_case:
-                text = text.lower()
-            splits = chosen.spatial or chosen.temporal or chosen.read == "parts"
-            parts = self.splitter(text) if splits else by_rules(text)
-
-            def frames_of(relative_map: Any, row: int) -> Any:
-                return scores_per_frame(relative_map, state.tracks, row, state.weights, chosen)
-
-            def backwards() -> VisualTokens:
-                if state.clip is None:
-                    return state.visual.flipped()
-                return _encode_backwards(self.mllm, state.visual, state.clip)
-
-            found = choose(
-                self.mllm,
-                state.visual,
-                state.prefix,
-                state.weights,
-                text,
-                parts,
-                chosen,
-                frames_of,
-                backwards,
-            )
-            return self._prediction(state, text, task, span, parts, found, time.perf_counter() - start)
+            with named_crashes("answering this sentence"), memory_guard("answer this sentence", _LESS_MEMORY):
+                text = check_query(query)
+                if state.later is not None:
+                    state = self._looked_for(state, state.later, text)
+                if task == "svg" and span is None:
+                    raise QueryError(
+                        "task svg asks where something is in a given span: give span=Span(start_s, end_s)"
+                    )
+                if chosen.spatial or chosen.temporal or chosen.read == "parts":
+                    parts = self.splitter(text)
+                asked = text.lower() if chosen.lower_case else text
+                found = self._choose(state, asked, parts, chosen)
+                return answer(state, query, task, span, chosen, found, common())
         except TubeletError as error:
-            return Prediction(state.name, str(query), task, failure=str(error))
+            return Prediction(state.name, str(query), task, failure=str(error), **common())
 
-    def _always(self) -> list[str]:
+    def _choose(
+        self, state: EncodedVideo, text: str, parts: SubQueries | None, chosen: ZeroShotSettings
+    ) -> Choice:
+        steps = state.visual.grid.frames
+        return choose(
+            self.mllm,
+            state.visual,
+            state.prefix,
+            state.weights,
+            text,
+            parts or SubQueries(None, None, "nobody"),
+            chosen,
+            lambda seen, row: scores_per_frame(seen, state.tracks, row, state.weights, chosen, steps),
+            lambda: backwards(self.mllm, state.visual, state.clip),
+            lambda one, other: same_target(state, one, other),
+        )
+
+    def _always(self) -> tuple[str, ...]:
         """Notes of every answer: what a small model knows, and layers that it has not."""
         notes = [] if self.about is None else [self.about]
         if self.settings.layers is not None and self._for_model.layers is None:
             first, last = self.settings.layers
             n_layers = self.mllm.capabilities.n_layers
             notes.append(f"none of the layers {first}:{last} is in this model of {n_layers}: all were read")
-        return notes
-
-    def _prediction(
-        self,
-        state: EncodedVideo,
-        query: str,
-        task: str,
-        span: Span | None,
-        parts: SubQueries,
-        found: Choice,
-        seconds: float,
-    ) -> Prediction:
-        common: dict[str, Any] = {
-            "grid": state.grid,
-            "timings_s": {**state.timings_s, "answer_s": seconds},
-            "provenance": {
-                "method": "zero-shot",
-                "model": self.mllm.name,
-                "revision": self.revision,
-                "tubelet": __version__,
-                "proposals": state.tracks.provider,
-                "n_proposals": len(state.tracks),
-                "token": found.token,
-                "track": None if found.track is None else state.tracks[found.track].track_id,
-                "split_by": parts.source,
-                "consistency": found.consistency,
-            },
-            "notes": (*self._always(), *state.notes, *([parts.note] if parts.note else [])),
-        }
-        if found.track is None:
-            return Prediction(
-                state.name,
-                query,
-                task,
-                failure=nothing_found(state),
-                **common,
-            )
-        if not np.isfinite(found.scores).all():
-            raise ModelError(
-                f"the attention of {self.mllm.name} is not a number on this video: load it in another dtype (bfloat16 "
-                "or float32)"
-            )
-        total = float(found.scores.sum())
-        sure = float(found.scores[found.track]) / total if total > 0 else 0.0
-        if found.scores[found.track] < self.settings.absent_below:
-            return Prediction(state.name, query, task, confidence=sure, **common)
-        tubes: list[Tube] = []
-        rows: list[int] = []
-        for row, first, last in ((found.track, found.first, found.last), *found.others):
-            if len(tubes) == self.settings.targets or any(same_target(state, row, kept) for kept in rows):
-                continue
-            share = float(found.scores[row]) / total if total > 0 else 0.0
-            when = span or span_of(state, first, last)
-            tubes.append(tube_of(state, row, when, share, query, with_boxes=task != "tvg"))
-            rows.append(row)
-        return Prediction(state.name, query, task, tuple(tubes), confidence=sure, **common)
-
-
-def _encode_backwards(mllm: Mllm, visual: VisualTokens, clip: Clip) -> VisualTokens:
-    """The reversed video of a model whose steps mix frames; step t shows the frames of step T - 1 - t.
-
-    Times and labels stay where they are (docs of `VisualTokens.flipped`): only what is seen goes backwards.
-    """
-    order = visual.grid.frames.reshape(-1)[::-1]
-    times = np.linspace(0.0, clip.grid.duration_s, len(order), endpoint=False)
-    grid = replace(clip.grid, frame_index=np.arange(len(order)), times_s=times)
-    return replace(mllm.encode(Clip(clip.pixels[order], grid)), grid=visual.grid)
+        return tuple(notes)

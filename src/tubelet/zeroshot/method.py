@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from tubelet.errors import QueryError
+from tubelet.errors import ModelError, QueryError
 from tubelet.mllm.parts import Mllm, Prefix, RowSpec, VisualTokens
 from tubelet.zeroshot.decompose import SubQueries, question_of
 from tubelet.zeroshot.intervals import interval
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 FloatArray = npt.NDArray[np.float64]
 FrameScorer = Callable[[FloatArray, int], FloatArray]
-_MOST_OTHERS = 20  # further targets that are looked at
 _LESS_MEMORY = "read fewer frames, lower max_frame_tokens, or switch tuning off (spatial, temporal, assemble)"
 
 
@@ -40,7 +39,8 @@ _LESS_MEMORY = "read fewer frames, lower max_frame_tokens, or switch tuning off 
 class Choice:
     """What was found: the track's row (None: nothing to choose from), scores per track (P,), frames first..last of
     the map's steps (both inside), scores per frame (T,) of the track, the token that was read, with TAS how alike
-    the two maps were, and (track, first, last) of other tracks that score almost as high, best first."""
+    the two maps were, (track, first, last) of other targets, whose tracks score almost as high, best first, and how
+    surely the model says that the thing is there (`presence`; None where it was not asked)."""
 
     track: int | None
     scores: FloatArray
@@ -50,6 +50,7 @@ class Choice:
     token: int | None
     consistency: float | None = None
     others: tuple[tuple[int, int, int], ...] = ()
+    sure: float | None = None
 
 
 def choose(
@@ -62,15 +63,18 @@ def choose(
     settings: ZeroShotSettings,
     frames_of: FrameScorer,
     backwards: Callable[[], VisualTokens] | None = None,
+    same: Callable[[int, int], bool] | None = None,
 ) -> Choice:
     """Which track, and when.
 
-    prefix: the video as it was read; None: read where it is needed (tuning both maps does not need it).
+    prefix: the video as it was read; None: read where it is needed (tuning both maps does not need it), and the model
+    is not asked whether the thing is there.
     weights: (P, T, h, w) of the tracks on the map's steps. frames_of: (map, track) -> (T,) scores of its frames.
-    backwards: makes the reversed video's tokens; default: the tokens flipped. Raises QueryError for what no model can
-    be asked.
+    backwards: makes the reversed video's tokens; default: the tokens flipped. same: do two tracks follow one thing?
+    Of those the better one is a target; default: all differ. Raises QueryError for what no model can be asked.
     """
     n_steps = visual.grid.n_steps
+    given = prefix if prefix is not None and prefix.n_layers == mllm.capabilities.n_layers else None
     if not len(weights):
         return Choice(None, np.zeros(0), 0, n_steps - 1, np.zeros(n_steps), None)
     if prefix is None and not (
@@ -93,8 +97,15 @@ def choose(
     plain = prefix
     if settings.spatial:
         space, token = _tuned_map(mllm, visual, attribute, read_space, settings, plain, starts[0])
+        sure = None if given is None else presence(mllm, visual, given, whole, settings)
+    elif given is not None and untuned[0] == whole:
+        # one forward for the map and for the answer
+        yes, no = _yes_and_no(mllm, settings)
+        space, token, answers = _read_question(mllm, visual, given, whole, settings, None, (*yes, *no))
+        sure = _share_of_yes(answers, len(yes))
     else:
         space, token = read_map(mllm, visual, prefix, untuned[0], settings)
+        sure = None if given is None else presence(mllm, visual, given, whole, settings)
     if tunes_time and settings.spatial and (action, read_time) == (attribute, read_space):
         time_map = space  # a sentence without parts: the same questions were just tuned and read
     elif tunes_time:
@@ -115,14 +126,53 @@ def choose(
         return interval(of_row, settings.interval, settings.k, weights[row].any((1, 2)))
 
     first, last = when(track, frames)
-    more = []
-    for other in np.argsort(-scores, kind="stable")[1:].tolist():
-        if scores[other] >= settings.target_share * scores[track] and len(weights) > 1:
-            more.append((other, *when(other, frames_of(time_map, other))))
-        if settings.targets == 1 or len(more) >= _MOST_OTHERS:
+    targets = _targets(scores, settings, same or (lambda one, other: False))
+    others = tuple((other, *when(other, frames_of(time_map, other))) for other in targets[1:])
+    return Choice(track, scores, first, last, frames, token, agreement, others, sure)
+
+
+def presence(
+    mllm: Mllm, visual: VisualTokens, prefix: Prefix, question: str, settings: ZeroShotSettings
+) -> float | None:
+    """How surely the model says that the thing is there: its yes against its no to the question, in (0, 1).
+
+    The share of yes in the first word of the answer, without any tuned prompt (which is made to say yes). prefix: of
+    all layers. None for a tokenizer without yes and no. Only as good as the model is at saying no.
+    """
+    import torch
+
+    yes, no = _yes_and_no(mllm, settings)
+    if not yes:
+        return None
+    with torch.no_grad():
+        (reading,) = mllm.ask(prefix, [mllm.prompt(visual, question)], token_ids=(*yes, *no))
+    return _share_of_yes(reading.logits, len(yes))
+
+
+def _yes_and_no(mllm: Mllm, settings: ZeroShotSettings) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """As `yes_no_ids`, but nothing for a tokenizer without them."""
+    try:
+        return yes_no_ids(mllm.tokenizer, settings.yes_no)
+    except ModelError:
+        return (), ()
+
+
+def _share_of_yes(logits: torch.Tensor | None, n_yes: int) -> float | None:
+    """logits: of the spellings of yes, then of no."""
+    if logits is None or not n_yes:
+        return None
+    return float(gap(logits.double(), range(n_yes), range(n_yes, len(logits))).sigmoid())
+
+
+def _targets(scores: FloatArray, settings: ZeroShotSettings, same: Callable[[int, int], bool]) -> list[int]:
+    """At most `targets` rows, best first, of tracks that score almost as the best and are different things."""
+    found: list[int] = []
+    for row in np.argsort(-scores, kind="stable").tolist():
+        if len(found) == settings.targets or scores[row] < settings.target_share * scores.max():
             break
-    others = tuple(more) if settings.targets > 1 else ()
-    return Choice(track, scores, first, last, frames, token, agreement, others)
+        if not any(same(row, kept) for kept in found):
+            found.append(row)
+    return found
 
 
 def _read_video(
@@ -148,6 +198,20 @@ def read_map(
 
     general_prefix: the video under the general prompt, where that is another one than under the question.
     """
+    found, token, _ = _read_question(mllm, visual, prefix, question, settings, general_prefix)
+    return found, token
+
+
+def _read_question(
+    mllm: Mllm,
+    visual: VisualTokens,
+    prefix: Prefix | None,
+    question: str,
+    settings: ZeroShotSettings,
+    general_prefix: Prefix | None = None,
+    token_ids: tuple[int, ...] = (),
+) -> tuple[FloatArray, int | None, torch.Tensor | None]:
+    """As `read_map`; and the logits of the question's answer at token_ids, where there are any (all layers are run)."""
     import torch
 
     if prefix is None:
@@ -158,13 +222,14 @@ def read_map(
     spec = RowSpec(tokens, layers)
     with torch.no_grad():
         if general_prefix is None:
-            asked, general = mllm.ask(prefix, prompts, spec, logits=False)
+            answers = token_ids or None
+            asked, general = mllm.ask(prefix, prompts, spec, answers, logits=answers is not None)
         else:
             (asked,) = mllm.ask(prefix, prompts[:1], spec, logits=False)
             (general,) = mllm.ask(general_prefix, prompts[1:], spec, logits=False)
     assert asked.rows is not None and general.rows is not None
     rows = [r.rows.double().cpu().numpy() for r in (asked, general) if r.rows is not None]
-    return choose_token(rows[0], rows[1], asked.offsets, settings)
+    return *choose_token(rows[0], rows[1], asked.offsets, settings), asked.logits
 
 
 def _tuned_map(

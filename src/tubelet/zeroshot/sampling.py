@@ -1,20 +1,31 @@
-"""Which frames the published code shows to the model: positions among the proposal frames, and frame numbers.
+"""Which frames the model is shown: spread over the video ("cells"), or over the proposals' own frames ("published").
 
-For parity with published numbers on HC-STVG and VidSTG. `tubelet.video.sample_uniform` is what everything else uses.
-Positions repeat where there are fewer proposal frames than model frames, as published; a model that is given one map
-per distinct frame does not need that, so `ZeroShotGrounder` does without.
+    cells       the middles of equal pieces of the video (`tubelet.video.sample_uniform`)
+    published   evenly over the frames that the proposals were made on, both ends included, truncated to a frame
+
+The published code repeats positions where there are fewer proposal frames than model frames; a model that is given one
+map per distinct frame does not need that, so a frame is shown once here (`frames_to_read`). The functions per dataset
+restate the published loaders' arithmetic of frame numbers, for parity with their files.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from tubelet.config_io import from_dict
 from tubelet.errors import DataError
+from tubelet.frames import Clip, FrameGrid
+from tubelet.proposals.files import FilesSettings, guess_format, path_for, read_mot, read_published
+from tubelet.proposals.source import make_source
+from tubelet.proposals.store import load_tracks
+from tubelet.tube import Span
+from tubelet.video import Video, sample_indices, sample_uniform
 
 IntArray = npt.NDArray[np.int64]
 
@@ -33,6 +44,45 @@ def positions(n_proposal_frames: int, count: int = 20) -> IntArray:
     if count == 1:
         return np.zeros(1, dtype=np.int64)
     return np.arange(count, dtype=np.int64) * (n_proposal_frames - 1) // (count - 1)
+
+
+def frames_to_read(
+    video: Video, count: int, window: Span | None = None, own: FrameGrid | None = None
+) -> FrameGrid:
+    """At most `count` frames of a video. own: the frames of its proposals, for published sampling; None: "cells".
+
+    Raises VideoError for a window without frames, DataError for one without frames of the proposals.
+    """
+    if own is None:
+        return sample_uniform(video, count, window)
+    rows = np.arange(len(own)) if window is None else np.flatnonzero(window.contains(own.times_s))
+    if not len(rows):
+        raise DataError(
+            f"no frame of the proposals lies in {window}: choose a longer window, or sampling cells"
+        )
+    return sample_indices(video, own.frame_index[rows[positions(len(rows), count)]])
+
+
+def rows_to_read(clip: Clip, count: int, own: FrameGrid | None = None) -> IntArray:
+    """The same of a clip, as rows of it: those nearest to the frames of its proposals."""
+    if own is None:
+        rows = np.linspace(0, len(clip) - 1, min(len(clip), count)).round().astype(np.int64)
+    else:
+        rows = clip.grid.nearest(own.times_s[positions(len(own), count)])
+    return np.unique(rows)
+
+
+def grid_of_files(source: Video | Clip, settings: Mapping[str, Any]) -> FrameGrid:
+    """The frames that a file of proposals is about. settings: of the provider "files". Raises DataError."""
+    own = {field.name: settings[field.name] for field in fields(FilesSettings) if field.name in settings}
+    chosen, looked_at = from_dict(FilesSettings, own, ""), make_source(source, None)
+    path = path_for(chosen, looked_at)
+    kind = guess_format(path) if chosen.format == "auto" else chosen.format
+    if kind == "tubelet":
+        return load_tracks(path).grid
+    if kind == "published":
+        return read_published(path, looked_at).grid
+    return read_mot(path, looked_at, chosen.first_frame, chosen.first_pixel).grid
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,16 +9,19 @@ Where they differ and why: docs/papers.md.
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tubelet.errors import ModelError, QueryError
+from tubelet.config_io import from_dict, to_dict
+from tubelet.errors import ModelError, QueryError, RecipeError
 
 QUESTION = "Is there {text} in this video?"
 GENERAL_PROMPT = "please describe this video"
 FOLDER_FILE = "zero_shot.json"
+QUALITY: dict[str, Any] = {"spatial": True, "temporal": True, "assemble": True}
+"""What the full method switches on: both tunings and the reversed video."""
 PAPER_GENERAL_PROMPT = "Describe this video in details."
 
 
@@ -50,8 +53,10 @@ class ZeroShotSettings:
         LLaVA-NeXT-Video and LLaVA-OneVision only, mixed reading for Qwen, no tuning for time for InternVL. See
         `for_model`.
     targets: at most so many tubes; others than the best need `target_share` of its score, and a place of their own.
-    absent_below: relative peak under which the answer is "not in this video"; 0: never.
+    absent_below: confidence under which the answer is "not in this video", 0.5 where the model says no; 0: never.
     frames: how many frames the model reads; the model's own limit counts if it is lower.
+    sampling: "cells" (the middles of equal pieces of the video) or "published" (evenly over the frames that the
+        proposals were made on, both ends included, where they are there before the video is read: given or in files).
     """
 
     token: str = "relative"
@@ -82,6 +87,7 @@ class ZeroShotSettings:
     target_share: float = 0.8
     absent_below: float = 0.0
     frames: int = 20
+    sampling: str = "cells"
 
     def __post_init__(self) -> None:
         for name, options in (
@@ -92,11 +98,16 @@ class ZeroShotSettings:
             ("loss", ("published", "paper")),
             ("yes_no", ("variants", "exact")),
             ("region", ("mask", "box")),
+            ("sampling", ("cells", "published")),
         ):
             if getattr(self, name) not in options:
                 raise QueryError(f"{name} is one of {', '.join(options)}, got {getattr(self, name)!r}")
         if "{text}" not in self.question:
             raise QueryError(f"question holds {{text}} where the sentence goes, got {self.question!r}")
+        if self.layers is not None and len(self.layers) != 2:
+            raise QueryError(
+                f"layers is first and last, as a slice, for example (-4, -1); got {self.layers!r}"
+            )
         if self.token_offset >= 0 or self.k < 1 or self.epochs < 0 or self.frames < 1:
             raise QueryError(
                 "token_offset counts from the end (negative), k and frames are at least 1 and epochs at least 0, "
@@ -115,7 +126,7 @@ class ZeroShotSettings:
 
     def with_quality(self) -> ZeroShotSettings:
         """The full method: both tunings and the reversed video."""
-        return replace(self, spatial=True, temporal=True, assemble=True)
+        return replace(self, **QUALITY)
 
     def for_model(self, family: str, n_layers: int) -> ZeroShotSettings:
         """What these settings are for a family (`Capabilities.family`) of so many layers.
@@ -170,29 +181,40 @@ PRESETS = {
         epochs=2,
         averaging=0.5,
         yes_no="exact",
+        sampling="published",
     ),
 }
 
 
-def as_folder_says(settings: ZeroShotSettings, folder: Path) -> ZeroShotSettings:
-    """A model's folder may say in zero_shot.json how it is asked (any fields of these settings).
+def settings_for(
+    folder: Path | None, changes: Mapping[str, Any] | None = None, start: str = "tubelet"
+) -> ZeroShotSettings:
+    """Settings for a model, from the weakest word to the strongest: defaults, the folder, the preset, the changes.
 
-    It answers for what was left as it is by default; what somebody chose stays. Raises ModelError for a damaged file.
+    folder: may say in zero_shot.json how its model is asked (any fields of these settings); None: nothing is asked.
+    start: name of a preset. It speaks only for the fields that it is about, those where it differs from the defaults:
+    the folder's words answer a published question, but not a published token. changes: what somebody chose, whatever
+    the value. Raises QueryError and RecipeError for choices that make no sense, ModelError for a damaged file.
     """
+    plain = to_dict(ZeroShotSettings())
+    own = {name: value for name, value in to_dict(preset(start)).items() if value != plain[name]}
+    told = {} if folder is None else _told(folder)
+    return from_dict(ZeroShotSettings, plain | told | own | dict(changes or {}))
+
+
+def _told(folder: Path) -> dict[str, Any]:
+    """What a folder says, checked. Raises ModelError."""
     path = folder / FOLDER_FILE
     if not path.is_file():
-        return settings
+        return {}
+    from tubelet.model_folder import read_json
+
+    data = read_json(path)
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        plain = ZeroShotSettings()
-        own: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in data.items()
-            if getattr(settings, name) == getattr(plain, name)
-        }
-        return replace(settings, **own)
-    except (OSError, ValueError, TypeError, AttributeError, QueryError) as error:
+        from_dict(ZeroShotSettings, data)
+    except (RecipeError, QueryError) as error:
         raise ModelError(f"cannot read {path}: {error}") from error
+    return dict(data)
 
 
 def preset(name: str) -> ZeroShotSettings:

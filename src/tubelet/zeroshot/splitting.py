@@ -4,13 +4,15 @@
     split("the man in red stands up")      # SubQueries
 
 An endpoint is asked over HTTP with a JSON schema and a time limit; whatever goes wrong (no network, a time limit,
-prose, wrong JSON) is asked once more and then split by rules, and the result's `note` says so. Only usable answers are
-kept, by sentence and model, so that a passing failure is not remembered. The key of an endpoint is read from an
-environment variable and never written anywhere.
+prose, wrong JSON) is asked once more and then split by rules, and the result's `note` says so. An endpoint that let the
+time limit pass three times in a row is not asked for five minutes: the rules split at once meanwhile. Only usable
+answers are kept, by sentence and model, so that a passing failure is not remembered. The key of an endpoint is read
+from an environment variable and never written anywhere.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -31,7 +33,11 @@ SCHEMA: dict[str, Any] = {
     "additionalProperties": False,
 }
 """What an answer must be."""
-_CACHE_VERSION = 1
+_CACHE_VERSION = 2
+_TIMEOUTS = 3  # in a row, after which an endpoint rests
+_REST_S = 300.0
+_MOST_TOKENS = 128  # of an answer by the loaded model
+_MOST_THOUGHT = 1000  # of an answer by an endpoint, which may think aloud first
 
 
 def make_splitter(
@@ -46,9 +52,9 @@ def make_splitter(
     if isinstance(how, Endpoint):
         endpoint = how
         who, name = f"the endpoint ({endpoint.model})", f"{endpoint.url}|{endpoint.model}"
-
-        def answer(text: str) -> str:
-            return ask_endpoint(endpoint, text, SCHEMA)
+        answer: Callable[[str], str] = _Patience(
+            lambda text: ask_endpoint(endpoint, text, SCHEMA, max_tokens=_MOST_THOUGHT)
+        )
     elif how == "model":
         if mllm is None:
             raise ModelError("sentences cannot be split by the model: none was given")
@@ -56,7 +62,7 @@ def make_splitter(
         who, name = f"the model ({mllm.name})", f"{mllm.name}|{mllm.revision}"
 
         def answer(text: str) -> str:
-            return loaded.write(text, max_new_tokens=128)
+            return loaded.write(text, max_new_tokens=_MOST_TOKENS)
     else:
         raise QueryError(f"sentences are split by rules, by the model, or by an Endpoint; got {how!r}")
 
@@ -79,6 +85,39 @@ def _readable(answer: Callable[[str], str]) -> Callable[[str], str]:
             raise ValueError(str(error)) from error
 
     return ask
+
+
+class _Patience:
+    """Asks, but lets an endpoint rest that was silent `_TIMEOUTS` times in a row; after a rest one request decides."""
+
+    def __init__(self, answer: Callable[[str], str]) -> None:
+        self.answer, self.silent, self.until = answer, 0, 0.0
+
+    def __call__(self, text: str) -> str:
+        left_s = self.until - _now_s()
+        if self.silent >= _TIMEOUTS and left_s > 0:
+            raise ValueError(
+                f"no answer within its time limit {self.silent} times in a row: not asked for {left_s:.0f} s more"
+            )
+        try:
+            found = self.answer(text)
+        except ValueError as error:
+            self.silent = self.silent + 1 if _timed_out(error) else 0
+            if self.silent >= _TIMEOUTS:
+                self.until = _now_s() + _REST_S
+            raise
+        self.silent = 0
+        return found
+
+
+def _now_s() -> float:
+    return time.monotonic()
+
+
+def _timed_out(error: ValueError) -> bool:
+    return str(error).startswith(
+        "no answer within"
+    )  # the words of tubelet.endpoint for a time limit that passed
 
 
 def _kept(folder: Path, sentence: str, model: str, make: Callable[[], SubQueries]) -> SubQueries:
