@@ -350,6 +350,7 @@ def test_proposals_out_of_files_and_choices_that_win(run, clip: Path, tmp_path: 
     ]
     (tmp_path / "mot.txt").write_text("\n".join(lines))
     words = ("ground", clip, "the red circle", "--method", "zero-shot", "--json", tmp_path / "a.json")
+    words += ("--set", "absent_below=0")
 
     def asked(*more: object) -> tuple[Result, dict[str, object]]:
         result = run(*words, *more)

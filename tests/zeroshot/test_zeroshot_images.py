@@ -55,7 +55,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def grounder(data: Path) -> ZeroShotGrounder:
-    return load_zero_shot("pico-base", "files", path=str(data / PATTERN))
+    return load_zero_shot("pico-base", "files", settings={"absent_below": 0}, path=str(data / PATTERN))
 
 
 def iou(a: Any, b: Any) -> float:
@@ -168,7 +168,8 @@ def test_a_picture_from_the_command_line(
     image = sorted((data / "images").glob("*.png"))[0]
     out = tmp_path / "answer.png"
     said = ("the red circle", "the thing on the left")
-    assert ground(monkeypatch, image, *said, "--json", tmp_path / "a.json", "--out", out) == 0
+    words = (*said, "--set", "absent_below=0", "--json", tmp_path / "a.json", "--out", out)
+    assert ground(monkeypatch, image, *words) == 0
     shown = capsys.readouterr()
     assert [line.split(":")[0] for line in shown.out.splitlines()] == list(said)
     assert "toy world" not in shown.err  # a picture of it: the model knows it
@@ -189,9 +190,10 @@ def test_a_video_from_the_command_line(
 ) -> None:
     """Offline, with the embedded model and motion proposals; --quality tunes and reads the reversed video."""
     make_world(tmp_path, 1, seed=3, height=96, fps=10)
-    video = tmp_path / read_annotations(tmp_path)[0]["video"]
+    asked = next(row for row in read_annotations(tmp_path) if row["present"])
+    video, query = tmp_path / asked["video"], asked["query"]
     more = ["--quality"] if quality else []
-    assert ground(monkeypatch, video, "the red circle spins", "--json", tmp_path / "a.json", *more) == 0
+    assert ground(monkeypatch, video, query, "--json", tmp_path / "a.json", *more) == 0
     (prediction,) = json.loads((tmp_path / "a.json").read_text())
     told = prediction["provenance"]
     assert (told["method"], told["proposals"], told["model"]) == ("zero-shot", "motion", "pico-base")
