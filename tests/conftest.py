@@ -14,6 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+# the same examples in every run: a run that fails says something about the change. New ones: HYPOTHESIS_PROFILE=new
+settings.register_profile("same", derandomize=True)
+settings.register_profile("new", derandomize=False)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 # one thread in the tests and in the processes they start: sums come out the same to the last bit, and the parallel
 # workers of pytest do not fight for the cores

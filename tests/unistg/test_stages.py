@@ -211,6 +211,8 @@ def test_a_damaged_record_is_a_data_error_and_nothing_else(data: st.DataObject) 
     kind, whole = data.draw(st.sampled_from(kinds))
     assert kind.from_dict(whole).to_dict() == whole
     name = data.draw(st.sampled_from(sorted(whole)))
+    with pytest.raises(DataError, match="places"):
+        Refined.from_dict({**refined, "rows": 0})
     try:
         record = kind.from_dict({**whole, name: data.draw(JSON)})
     except DataError:

@@ -203,6 +203,8 @@ class Refined:
     n_boxes: IntArray
 
     def __post_init__(self) -> None:
+        if self.rows.ndim != 1:
+            raise DataError(f"rows of a Refined are (N,) places, got {self.rows.shape}")
         n = len(self.rows)
         shapes = (self.boxes_xyxy.shape, self.scores.shape, self.n_boxes.shape)
         if not n or shapes != ((n, 4), (n,), (n,)):
